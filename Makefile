@@ -1,0 +1,55 @@
+# Two commands matter: `make up` runs the mesh, `make test` checks everything.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := telltale agent services gateway certs
+# Passed on: make up ARGS="--for 30s"
+ARGS ?=
+
+.PHONY: up test check format lint types imports protos protos-fresh lock clean
+
+up: $(VENV)/ready
+	@$(BIN)/telltale up $(ARGS)
+
+test: check
+	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+
+check: $(VENV)/ready protos-fresh lint types imports
+
+format: $(VENV)/ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(VENV)/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	cd protos && ../$(BIN)/buf lint
+	cd protos && ../$(BIN)/buf format --diff --exit-code
+
+types: $(VENV)/ready
+	$(BIN)/mypy
+
+imports: $(VENV)/ready
+	$(BIN)/lint-imports
+
+protos: $(VENV)/ready
+	$(BIN)/python -m tools.protos
+
+protos-fresh: $(VENV)/ready
+	$(BIN)/python -m tools.protos --check
+
+# Every dependency of every process, with hashes and without an index address.
+lock: $(VENV)/ready
+	$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --all-extras \
+		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-header \
+		--output-file requirements.txt pyproject.toml
+
+$(VENV)/ready: requirements.txt pyproject.toml
+	@echo "Setting up $(VENV) (once; about a minute)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .telltale build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

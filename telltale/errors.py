@@ -1,0 +1,73 @@
+"""What can go wrong, as one tree. Every message is one sentence that says what to do.
+
+TelltaleError
+├── ConfigurationError     a setting is missing or wrong: fix it and start again
+├── InvalidInput           the request is not what the contract says
+├── Unauthenticated        nobody knows who calls
+├── PermissionMissing      the caller is known and may not; carries the permission
+├── NotFound               no such thing
+├── Precondition           not now: something else has to happen first
+├── LimitExceeded          a bound was reached; carries its name
+├── Unavailable            a peer cannot be reached or answers badly; try again
+└── BatchRefused           a sealed batch does not hold; carries the reason for the source
+"""
+
+from telltale.api.mesh.v1.ingest_pb2 import RefusalReason
+
+
+class TelltaleError(Exception):
+    """Anything that Telltale itself found wrong."""
+
+
+class ConfigurationError(TelltaleError):
+    """A setting is missing or wrong."""
+
+
+class InvalidInput(TelltaleError):
+    """A request, a name or a message is not what the contract says."""
+
+
+class Unauthenticated(TelltaleError):
+    """A caller without a valid certificate and a token bound to it."""
+
+
+class PermissionMissing(TelltaleError):
+    """A caller who is known and may not do this."""
+
+    def __init__(self, principal: str, permission: str, product: str) -> None:
+        super().__init__(
+            f"{principal} lacks the permission `{permission}` on {product}; ask the product's owner for it"
+        )
+        self.principal = principal
+        self.permission = permission
+        self.product = product
+
+
+class NotFound(TelltaleError):
+    """Nothing has this name."""
+
+
+class Precondition(TelltaleError):
+    """Something else has to happen first."""
+
+
+class LimitExceeded(TelltaleError):
+    """A bound was reached."""
+
+    def __init__(self, limit: str, message: str) -> None:
+        super().__init__(message)
+        self.limit = limit
+
+
+class Unavailable(TelltaleError):
+    """A peer cannot be reached or answers badly."""
+
+
+class BatchRefused(TelltaleError):
+    """A sealed batch does not hold. `final`: the same batch will never be taken."""
+
+    def __init__(self, reason: RefusalReason, detail: str, *, final: bool = True) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+        self.final = final
