@@ -97,7 +97,9 @@ def matches(product: str, patterns: tuple[str, ...]) -> bool:
 def check_pattern(pattern: str) -> str:
     """Returns the pattern; raises InvalidInput when it is none."""
     if not _PATTERN.fullmatch(pattern):
-        raise InvalidInput(f"{pattern[:200]!r} is no product name or pattern; `*` matches any run of characters")
+        raise InvalidInput(
+            f"{pattern[:200]!r} is no product name or pattern; `*` matches any run of characters"
+        )
     return pattern
 
 

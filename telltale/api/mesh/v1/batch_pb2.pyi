@@ -91,12 +91,14 @@ class Header(_message.Message):
     def __init__(self, product: _Optional[str] = ..., source: _Optional[str] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., record_count: _Optional[int] = ..., first_event_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_event_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sealed_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., payload_sha256: _Optional[bytes] = ..., previous_header_sha256: _Optional[bytes] = ..., schema_sha256: _Optional[bytes] = ..., signer_sha256: _Optional[bytes] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., losses: _Optional[_Iterable[_Union[Loss, _Mapping]]] = ..., holes: _Optional[_Iterable[_Union[Hole, _Mapping]]] = ..., origin: _Optional[_Union[Origin, str]] = ..., replay_run: _Optional[str] = ...) -> None: ...
 
 class Snapshot(_message.Message):
-    __slots__ = ("id", "end")
+    __slots__ = ("id", "end", "index")
     ID_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
     id: str
     end: bool
-    def __init__(self, id: _Optional[str] = ..., end: _Optional[bool] = ...) -> None: ...
+    index: int
+    def __init__(self, id: _Optional[str] = ..., end: _Optional[bool] = ..., index: _Optional[int] = ...) -> None: ...
 
 class Loss(_message.Message):
     __slots__ = ("records", "reason", "detail")

@@ -1,0 +1,106 @@
+"""A host agent: collects, seals, spools and pushes. It binds no port and runs no command.
+
+`python -m agent` runs it until SIGTERM or SIGINT; `python -m agent --check` tells whether it is healthy.
+"""
+
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import Iterable
+
+import structlog
+import uvloop
+
+from agent import status_file
+from agent.collectors import CollectorFactory, Host
+from agent.collectors.servers import COLLECTORS
+from agent.positions import Positions
+from agent.runner import Runner
+from agent.settings import AgentSettings
+from agent.status import SpoolStatus
+from telltale.contract.image import Image, own_image
+from telltale.contract.product import contracts_in
+from telltale.errors import Precondition, TelltaleError
+from telltale.identity.workload import Workload
+from telltale.naming import domain_of
+from telltale.settings import read_or_exit
+from telltale.source.source import Source, SourceSettings
+
+log = structlog.get_logger(__name__)
+
+
+async def run(
+    settings: AgentSettings,
+    collectors: Iterable[CollectorFactory] = COLLECTORS,
+    image: Image | None = None,
+) -> None:
+    """Runs an agent until it is cancelled; `image` describes the products, by default those of its domain."""
+    async with Workload.open(settings) as me:
+        trust_domain = me.spiffe_id.trust_domain
+        image = image or own_image(domain_of(trust_domain, settings.mesh))
+        spool = SourceSettings(
+            path=settings.state / "spool.db",
+            address=settings.service,
+            trust_domain=trust_domain,
+            max_bytes=settings.spool_bytes,
+        )
+        host = Host(positions=Positions(settings.state / "positions"))
+        async with Source(me, spool, image) as source:
+            runner = Runner(
+                collectors,
+                contracts_in(image),
+                source,
+                host,
+                products=settings.collect,
+                intervals=settings.intervals,
+            )
+            log.info("agent collects", source=str(me.spiffe_id), products=sorted(runner.lanes))
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(runner.run())
+                tasks.create_task(_tell_status(settings, host, source, str(me.spiffe_id)))
+
+
+async def _tell_status(settings: AgentSettings, host: Host, source: Source, name: str) -> None:
+    while True:
+        usage = await source.usage()
+        host.agent.spool = SpoolStatus(bytes=usage.bytes, batches=usage.batches)
+        await asyncio.to_thread(status_file.write, settings.state, host.agent, name, source.last_ack)
+        await asyncio.sleep(status_file.WRITE_EVERY_SECONDS)
+
+
+async def _run_until_signalled(settings: AgentSettings) -> None:
+    """SIGTERM and SIGINT cancel the agent and unwind every lifetime; a second one cuts the drain short."""
+    task = asyncio.ensure_future(run(settings))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        log.info("agent stopped; what is not acked waits in the spool")
+
+
+def _check(settings: AgentSettings) -> int:
+    try:
+        print(status_file.check(settings.state, time.time()))
+    except Precondition as wrong:
+        print(f"agent: {wrong}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def main() -> int:
+    settings = read_or_exit(AgentSettings, "A host agent: collects, seals, spools and pushes.")
+    if "--check" in sys.argv[1:]:
+        return _check(settings)
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    try:
+        uvloop.run(_run_until_signalled(settings))
+    except TelltaleError as wrong:
+        print(f"agent: {wrong}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""servers.process_starts: every program that starts, told by the kernel's process connector.
+
+Where the kernel does not tell, the processes are looked over at intervals instead, and every batch says so.
+"""
+
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Iterable
+from datetime import timedelta
+
+from google.protobuf.message import Message
+
+from agent.collectors import CannotCollect, Host, Watcher, timestamp
+from agent.collectors.servers.local_accounts import AccountNames
+from agent.kernel.clock import unix_ns_of_monotonic, unix_ns_of_ticks
+from agent.kernel.proc_connector import EXEC, EXIT, FORK, ProcessEvents
+from agent.kernel.process import Process, container_of, process_numbers, read_process, read_stat
+from agent.kernel.tap import bursts
+from agent.masking import mask_arguments
+from telltale.api.mesh.v1.batch_pb2 import Loss, LossReason
+from telltale.api.servers.v1.process_starts_pb2 import ProcessStartsRecord
+
+MAX_ARGUMENTS = 64
+MAX_ARGUMENT_BYTES = 4096
+# Parents of living processes; Linux numbers no more than 4 million, and few hosts have over 30,000.
+_MAX_PARENTS = 65_536
+
+
+class ProcessStarts(Watcher):
+    """The programs that start. With CAP_NET_ADMIN the kernel tells of all; only root sees all their details."""
+
+    product = "servers.process_starts"
+    interval = timedelta(seconds=1)
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._names = AccountNames(host.etc)
+        # The processes of the last look with their starts; None before the first.
+        self._seen: dict[int, int] | None = None
+
+    async def watch(self) -> AsyncGenerator[Iterable[Message], None]:
+        """Every start as the kernel tells it; raises CannotCollect where it does not."""
+        try:
+            events = ProcessEvents()
+        except OSError as refused:
+            raise CannotCollect(
+                f"the kernel does not tell this agent of process starts ({refused.strerror}): it needs CAP_NET_ADMIN in "
+                "the host's own network and process namespaces"
+            ) from refused
+        # A later look starts afresh: what the kernel told is not to be found again.
+        self._seen = None
+        try:
+            async for burst in bursts(
+                ProcessTap(events, self._host, self._names), self.interval.total_seconds()
+            ):
+                yield burst
+        finally:
+            events.close()
+
+    def collect(self) -> Iterable[Message]:
+        """The processes that started since the last look and still run."""
+        yield Loss(
+            reason=LossReason.LOSS_REASON_METHOD,
+            detail=f"processes are looked for every {self.interval.total_seconds():g} s: those that ended in "
+            "between, and programs that took over a process that was already there, are missed",
+        )
+        before, self._seen = self._seen, {}
+        for number in process_numbers(self._host.proc):
+            stat = read_stat(self._host.proc, number)
+            if stat is None:
+                continue
+            self._seen[number] = stat.start_ticks
+            if before is not None and before.get(number) != stat.start_ticks:
+                process = read_process(self._host.proc, number)
+                yield record_of(number, unix_ns_of_ticks(stat.start_ticks), process, stat.parent, self._names)
+
+
+class ProcessTap:
+    """Makes records of the connector's events, at once: a process may live for less than a millisecond."""
+
+    def __init__(self, events: ProcessEvents, host: Host, names: AccountNames) -> None:
+        self._events = events
+        self._proc = host.proc
+        self._names = names
+        self._parents: OrderedDict[int, int] = OrderedDict()
+        self._overflows = 0
+        self._lost_events = 0
+
+    def fileno(self) -> int:
+        return self._events.fileno()
+
+    def read(self) -> list[Message]:
+        records: list[Message] = []
+        for event in self._events.read():
+            if event.what == EXEC:
+                process = read_process(self._proc, event.process)
+                started = unix_ns_of_monotonic(event.monotonic_ns)
+                parent = self._parents.get(event.process)
+                records.append(record_of(event.process, started, process, parent, self._names))
+            elif event.is_thread:
+                continue
+            elif event.what == FORK:
+                self._parents[event.process] = event.parent
+                if len(self._parents) > _MAX_PARENTS:
+                    # The oldest has the least to lose: its process can be asked itself.
+                    self._parents.popitem(last=False)
+            elif event.what == EXIT:
+                self._parents.pop(event.process, None)
+        return records
+
+    def look(self) -> list[Message]:
+        """The losses since the last look."""
+        overflows, lost = self._events.overflows, self._events.lost_events
+        if (overflows, lost) == (self._overflows, self._lost_events):
+            return []
+        dropped = lost - self._lost_events
+        self._overflows, self._lost_events = overflows, lost
+        return [
+            Loss(
+                reason=LossReason.LOSS_REASON_UPSTREAM,
+                detail=f"the kernel dropped {dropped or 'an unknown number of'} forks, executions and exits: they "
+                "came faster than the agent reads",
+            )
+        ]
+
+
+def record_of(
+    number: int, started_ns: int, process: Process, parent: int | None, names: AccountNames
+) -> ProcessStartsRecord:
+    """The record of a start; of a process that is gone, what is known of it all the same."""
+    arguments, cut = bounded(mask_arguments(list(process.arguments)))
+    record = ProcessStartsRecord(
+        time=timestamp(started_ns),
+        process_id=number,
+        parent_process_id=parent,
+        executable=process.executable,
+        arguments=arguments,
+        arguments_cut=cut or process.arguments_cut,
+        account=names(process.account_id) if process.account_id is not None else "",
+        account_id=process.account_id,
+        login_account_id=process.login_account_id,
+        working_directory=process.working_directory,
+        control_group=process.control_group,
+        container_id=container_of(process.control_group),
+        details_missing=not process.complete,
+    )
+    if process.effective_account_id != process.account_id and process.effective_account_id is not None:
+        record.effective_account_id = process.effective_account_id
+    if process.stat is not None:
+        record.parent_process_id = process.stat.parent if parent is None else parent
+        record.process = process.stat.name
+        record.session_id = process.stat.session
+        record.terminal = process.stat.terminal
+        record.start_ticks = process.stat.start_ticks
+    return record
+
+
+def bounded(arguments: list[str]) -> tuple[list[str], bool]:
+    """The arguments that fit into a record, and whether there were more."""
+    kept: list[str] = []
+    room = MAX_ARGUMENT_BYTES
+    for argument in arguments[:MAX_ARGUMENTS]:
+        data = argument.encode("utf-8", "replace")
+        if len(data) > room:
+            kept.append(data[:room].decode("utf-8", "ignore"))
+            return kept, True
+        kept.append(argument)
+        room -= len(data)
+    return kept, len(arguments) > MAX_ARGUMENTS

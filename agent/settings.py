@@ -1,0 +1,69 @@
+"""What an agent can be told: where its domain service is, what to collect how often, how much to keep."""
+
+import re
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+from pydantic_settings import NoDecode
+
+from telltale.errors import InvalidInput
+from telltale.naming import check_pattern
+from telltale.settings import IdentitySettings
+
+SECONDS_PER_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+# Faster than this an agent would be busy with little else.
+SHORTEST_INTERVAL = timedelta(milliseconds=100)
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+
+
+def parse_duration(text: str) -> timedelta:
+    """`500ms`, `10s`, `5m` or `1h` as a duration."""
+    found = _DURATION.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text!r} is no duration; write it like 500ms, 10s, 5m or 1h")
+    return timedelta(seconds=float(found[1]) * SECONDS_PER_UNIT[found[2]])
+
+
+def parse_intervals(text: object) -> object:
+    """`servers.cpu=5s,servers.units=5m` as durations by product."""
+    if not isinstance(text, str):
+        return text
+    intervals = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        product, separator, duration = part.partition("=")
+        if not separator:
+            raise ValueError(f"{part!r} is no interval; write it like servers.cpu=5s")
+        interval = parse_duration(duration)
+        if interval < SHORTEST_INTERVAL:
+            raise ValueError(f"{product.strip()} would be read more often than every 100ms")
+        intervals[product.strip()] = interval
+    return intervals
+
+
+def parse_patterns(text: object) -> object:
+    """`servers.cpu,servers.disk_*` as patterns."""
+    if not isinstance(text, str):
+        return text
+    try:
+        patterns = tuple(check_pattern(part.strip()) for part in text.split(",") if part.strip())
+    except InvalidInput as wrong:
+        raise ValueError(str(wrong)) from None
+    if not patterns:
+        raise ValueError("it names no product; leave it out to collect everything")
+    return patterns
+
+
+class AgentSettings(IdentitySettings):
+    """A host agent's settings."""
+
+    service: str = Field(description="host:port of the domain service that takes the data.")
+    collect: Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_patterns)] = Field(
+        ("*",), description="Products to collect, separated by commas; `*` matches any run of characters."
+    )
+    intervals: Annotated[dict[str, timedelta], NoDecode, BeforeValidator(parse_intervals)] = Field(
+        default_factory=dict,
+        description="Intervals that differ from the default, such as servers.cpu=5s,servers.units=5m.",
+    )
+    spool_bytes: int = Field(1 << 30, ge=1 << 20, description="Bound of what waits on disk to be acked.")

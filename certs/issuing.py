@@ -1,0 +1,171 @@
+"""One trust domain's authority: it issues leaves and tokens within the trust domain, and no others."""
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import jwt
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from certs.profiles import Profile, leaf_certificate, trust_domain_of
+from telltale.errors import ConfigurationError, InvalidInput
+from telltale.identity.credentials import Credentials
+from telltale.identity.enrolment import IssuedToken
+from telltale.identity.keys import load_key, new_key
+from telltale.identity.tokens import ALGORITHM, LONGEST_LIFE, confirmation
+from telltale.identity.trust import Trust
+from telltale.naming import OPERATORS, SpiffeId, domain_of, server_name
+
+ISSUING_KEY = "issuing.key"
+ISSUING_CERTIFICATE = "issuing.pem"
+TOKEN_KEY = "token.key"
+ROOT_CERTIFICATE = "root.pem"
+LEAF_LIFE = timedelta(hours=24)
+_LARGEST_REQUEST = 4 * 1024
+_MOST_AUDIENCES = 16
+
+
+class IssuingAuthority:
+    """Holds the issuing key and the token key of one trust domain."""
+
+    def __init__(
+        self,
+        issuing_key: ec.EllipticCurvePrivateKey,
+        issuing: x509.Certificate,
+        token_key: ec.EllipticCurvePrivateKey,
+        root_pem: bytes,
+        *,
+        leaf_life: timedelta = LEAF_LIFE,
+        token_life: timedelta = LONGEST_LIFE,
+    ) -> None:
+        self.trust_domain = trust_domain_of(issuing)
+        self.mesh = self.trust_domain.partition(".")[2]
+        self.spiffe_id = SpiffeId(self.trust_domain, "/authority")
+        self.server_name = server_name("authority", self.trust_domain)
+        self.trust = Trust(self.mesh, root_pem)
+        self._issuing_key = issuing_key
+        self._issuing = issuing
+        self._token_key = token_key
+        self._token_key_id = key_id(token_key.public_key())
+        self._leaf_life = leaf_life
+        self._token_life = token_life
+
+    @classmethod
+    def load(
+        cls, directory: Path, *, leaf_life: timedelta = LEAF_LIFE, token_life: timedelta = LONGEST_LIFE
+    ) -> "IssuingAuthority":
+        """Reads what `certs init` made. Blocks."""
+        try:
+            issuing = x509.load_pem_x509_certificate((directory / ISSUING_CERTIFICATE).read_bytes())
+            root_pem = (directory / ROOT_CERTIFICATE).read_bytes()
+        except (OSError, ValueError) as missing:
+            raise ConfigurationError(
+                f"{directory} holds no authority ({missing}); make one with `python -m certs init`"
+            ) from missing
+        issuing_key = load_key(directory / ISSUING_KEY)
+        token_key = load_key(directory / TOKEN_KEY)
+        return cls(issuing_key, issuing, token_key, root_pem, leaf_life=leaf_life, token_life=token_life)
+
+    def issue(self, profile: Profile, public_key: ec.EllipticCurvePublicKey) -> tuple[bytes, ...]:
+        """A leaf for this identity and its issuer, in DER. Raises InvalidInput for a foreign name."""
+        self.check(profile)
+        leaf = leaf_certificate(profile, public_key, self._issuing, self._issuing_key, self._leaf_life)
+        return (leaf.public_bytes(Encoding.DER), self._issuing.public_bytes(Encoding.DER))
+
+    def check(self, profile: Profile) -> None:
+        """Raises InvalidInput when the name constraints or the rules of the domain forbid such a leaf."""
+        if profile.spiffe_id.trust_domain != self.trust_domain:
+            raise InvalidInput(
+                f"{profile.spiffe_id} is not of {self.trust_domain}; its own authority issues for it"
+            )
+        own = profile.spiffe_id == self.spiffe_id
+        if profile.dns_names and not own and domain_of(self.trust_domain, self.mesh) == OPERATORS:
+            raise InvalidInput("operators are people and serve nothing: leave the DNS names out")
+        constraints = self._issuing.extensions.get_extension_for_class(x509.NameConstraints).value
+        permitted = [
+            tree.value for tree in constraints.permitted_subtrees or () if isinstance(tree, x509.DNSName)
+        ]
+        for name in profile.dns_names:
+            if not any(name == tree or name.endswith(f".{tree}") for tree in permitted):
+                raise InvalidInput(
+                    f"the DNS name {name[:200]!r} is not below {self.trust_domain}; choose another"
+                )
+
+    def own_credentials(self) -> Credentials:
+        """A new key and leaf for the authority's own server."""
+        key = new_key()
+        profile = Profile(self.spiffe_id, (self.server_name,))
+        return Credentials(key, self.issue(profile, key.public_key()))
+
+    def issue_token(
+        self, subject: SpiffeId, thumbprint: bytes, audiences: Sequence[str], not_after: datetime
+    ) -> IssuedToken:
+        """A token for one certificate. It ends with the certificate if not before."""
+        if subject.trust_domain != self.trust_domain:
+            raise InvalidInput(
+                f"{subject} is not of {self.trust_domain}; its own authority issues its tokens"
+            )
+        wanted = sorted(set(audiences))
+        if not 1 <= len(wanted) <= _MOST_AUDIENCES:
+            raise InvalidInput(f"a token needs 1 to {_MOST_AUDIENCES} audiences, got {len(wanted)}")
+        for audience in wanted:
+            domain_of(audience, self.mesh)
+        now = datetime.now(UTC).replace(microsecond=0)
+        expires = min(now + min(self._token_life, LONGEST_LIFE), not_after)
+        claims = {
+            "iss": self.trust_domain,
+            "sub": str(subject),
+            "aud": wanted,
+            "iat": int(now.timestamp()),
+            "exp": int(expires.timestamp()),
+            "jti": secrets.token_urlsafe(12),
+            "cnf": {"x5t#S256": confirmation(thumbprint)},
+        }
+        text = jwt.encode(claims, self._token_key, algorithm=ALGORITHM, headers={"kid": self._token_key_id})
+        return IssuedToken(text, expires)
+
+
+class OwnIssuer:
+    """The authority as the issuer of its own server's identity: no wire in between."""
+
+    def __init__(self, authority: IssuingAuthority) -> None:
+        self._authority = authority
+
+    async def renew(self, credentials: Credentials) -> Credentials:
+        return self._authority.own_credentials()
+
+    async def token(self, credentials: Credentials, audiences: Sequence[str]) -> IssuedToken:
+        return self._authority.issue_token(
+            credentials.spiffe_id, credentials.thumbprint, audiences, credentials.not_after
+        )
+
+
+def key_id(public_key: ec.EllipticCurvePublicKey) -> str:
+    """Names a token key by what it is, so that two generations cannot be mistaken."""
+    der = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(der).hexdigest()[:16]
+
+
+def requested_key(signing_request: bytes) -> ec.EllipticCurvePublicKey:
+    """The public key of a PKCS #10 request, whose owner has signed it. All else that it says is ignored."""
+    if len(signing_request) > _LARGEST_REQUEST:
+        raise InvalidInput(
+            f"a signing request of {len(signing_request)} bytes is too large; {_LARGEST_REQUEST} is the most"
+        )
+    try:
+        request = x509.load_der_x509_csr(signing_request)
+        public_key = request.public_key()
+        signed = request.is_signature_valid
+    except Exception as broken:  # the parser's own errors are of many types, and the bytes are a stranger's
+        raise InvalidInput("the signing request is no readable PKCS #10 in DER") from broken
+    if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(
+        public_key.curve, ec.SECP256R1
+    ):
+        raise InvalidInput("the signing request's key is not P-256; make a P-256 key")
+    if not signed:
+        raise InvalidInput("the signing request is not signed by its own key")
+    return public_key

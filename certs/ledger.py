@@ -1,0 +1,131 @@
+"""The join tokens of one authority, in SQLite: only their hashes, and each is good for one key."""
+
+import hashlib
+import json
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from certs.profiles import Profile
+from telltale.errors import Unauthenticated
+from telltale.identity.enrolment import JoinToken
+from telltale.naming import SpiffeId
+
+STATE = "state.sqlite"
+JOIN_TOKEN_LIFE = timedelta(minutes=10)
+# Spent and expired tokens are kept this long, so that a late retry is told what happened to its token.
+_KEPT = timedelta(days=2)
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS join_token (
+    token_sha256 BLOB PRIMARY KEY,
+    spiffe_id TEXT NOT NULL,
+    dns_names TEXT NOT NULL,        -- JSON
+    expire_time REAL NOT NULL,      -- Unix seconds
+    key_sha256 BLOB,                -- who has used it
+    leaf BLOB,                      -- what was issued for it, in DER
+    issuer BLOB
+) STRICT, WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class NewJoinToken:
+    """A join token, to be shown once."""
+
+    token: JoinToken
+    expires: datetime
+
+
+class Ledger:
+    """What the authority remembers of joining. Every method blocks; any thread and process may call."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / STATE
+        if not self._path.exists():
+            self._path.touch(mode=0o600)
+        with self._connection() as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(_SCHEMA)
+
+    def grant(self, profile: Profile, life: timedelta = JOIN_TOKEN_LIFE) -> NewJoinToken:
+        """Makes a join token for one identity."""
+        token = JoinToken(secrets.token_urlsafe(32), profile.spiffe_id)
+        # In whole seconds, as it will be shown.
+        expires = datetime.now(UTC).replace(microsecond=0) + life
+        with self._connection() as connection, connection:
+            connection.execute(
+                "DELETE FROM join_token WHERE expire_time < ?", (time.time() - _KEPT.total_seconds(),)
+            )
+            connection.execute(
+                "INSERT INTO join_token (token_sha256, spiffe_id, dns_names, expire_time) "
+                "VALUES (?, ?, ?, ?)",
+                (
+                    _sha256(str(token)),
+                    str(profile.spiffe_id),
+                    json.dumps(profile.dns_names),
+                    expires.timestamp(),
+                ),
+            )
+        return NewJoinToken(token, expires)
+
+    def redeem(
+        self, token: str, key_sha256: bytes, issue: Callable[[Profile], tuple[bytes, ...]]
+    ) -> tuple[bytes, ...]:
+        """The certificates for a join token. The first key takes it; the same key gets its own again."""
+        with self._connection() as connection:
+            # The lock is taken before the row is read: of two keys at once only one can win.
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                certificates = self._redeem(connection, _sha256(token), key_sha256, issue)
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+        return certificates
+
+    def _redeem(
+        self,
+        connection: sqlite3.Connection,
+        token_sha256: bytes,
+        key_sha256: bytes,
+        issue: Callable[[Profile], tuple[bytes, ...]],
+    ) -> tuple[bytes, ...]:
+        row = connection.execute(
+            "SELECT spiffe_id, dns_names, expire_time, key_sha256, leaf, issuer FROM join_token "
+            "WHERE token_sha256 = ?",
+            (token_sha256,),
+        ).fetchone()
+        if row is None:
+            raise Unauthenticated("this join token is unknown here; ask for a new one")
+        spiffe_id, dns_names, expire_time, used_by, leaf, issuer = row
+        if used_by is not None:
+            if used_by != key_sha256:
+                raise Unauthenticated(
+                    "this join token was used with another key; ask for a new one, and find out who used it"
+                )
+            return (leaf, issuer)
+        if expire_time <= time.time():
+            raise Unauthenticated("this join token has expired; ask for a new one")
+        leaf, issuer = issue(Profile(SpiffeId.parse(spiffe_id), tuple(json.loads(dns_names))))
+        connection.execute(
+            "UPDATE join_token SET key_sha256 = ?, leaf = ?, issuer = ? WHERE token_sha256 = ?",
+            (key_sha256, leaf, issuer, token_sha256),
+        )
+        return (leaf, issuer)
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        # Joining is rare: a connection for each needs neither a pool nor a thread of its own.
+        with closing(sqlite3.connect(self._path, timeout=10, isolation_level=None)) as connection:
+            yield connection
+
+
+def _sha256(token: str) -> bytes:
+    # The secret is 256 random bits: a plain hash is as good as a slow one.
+    return hashlib.sha256(token.encode()).digest()

@@ -1,0 +1,115 @@
+"""Serves one or several authorities from one process, each with its own keys, state and ports."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import structlog
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_settings import NoDecode
+
+from certs.issuing import IssuingAuthority, OwnIssuer
+from certs.ledger import Ledger
+from certs.limits import KnockLimit
+from certs.service import AuthorityService, EnrolmentService
+from telltale.api.mesh.v1 import authority_pb2_grpc
+from telltale.identity.workload import Workload
+from telltale.rpc.auth import CertificateAuthenticator
+from telltale.rpc.server import serving
+from telltale.settings import Settings
+
+_log = structlog.get_logger("certs")
+
+
+class AuthorityAddress(BaseModel):
+    """One authority: where it lies and where it listens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    directory: Path
+    listen: str
+    enrollment: str
+
+
+class AuthoritySettings(Settings):
+    """What an authority process needs."""
+
+    authorities: Annotated[tuple[AuthorityAddress, ...], NoDecode] = Field(
+        description='JSON list of {"directory", "listen", "enrollment"}: an authority\'s directory, the '
+        "host:port for renewal and tokens (mTLS), and the host:port for enrolment.",
+        min_length=1,
+    )
+    leaf_seconds: int = Field(24 * 3600, ge=2, le=7 * 24 * 3600, description="Life of certificates.")
+    token_seconds: int = Field(15 * 60, ge=2, le=15 * 60, description="Life of tokens.")
+    enrollments_per_second: float = Field(
+        20, gt=0, description="Attempts to join, over time, from everywhere."
+    )
+    enrollments_per_second_and_address: float = Field(
+        1, gt=0, description="Attempts to join, over time, from one address."
+    )
+
+    @field_validator("authorities", mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError('is no JSON list of {"directory", "listen", "enrollment"}') from None
+
+
+# A machine that starts a whole mesh, or a rack behind one address, joins in one burst.
+_BURST_SECONDS = 30
+
+
+@contextlib.asynccontextmanager
+async def serving_authority(
+    address: AuthorityAddress, settings: AuthoritySettings
+) -> AsyncIterator[tuple[int, int]]:
+    """Serves one authority while the body runs; yields its port and its enrolment port."""
+    authority = await asyncio.to_thread(
+        IssuingAuthority.load,
+        address.directory,
+        leaf_life=timedelta(seconds=settings.leaf_seconds),
+        token_life=timedelta(seconds=settings.token_seconds),
+    )
+    ledger = await asyncio.to_thread(Ledger, address.directory)
+    limit = KnockLimit(
+        settings.enrollments_per_second,
+        int(settings.enrollments_per_second * _BURST_SECONDS) + 1,
+        settings.enrollments_per_second_and_address,
+        int(settings.enrollments_per_second_and_address * _BURST_SECONDS) + 1,
+    )
+    me = Workload(authority.own_credentials(), authority.trust, OwnIssuer(authority))
+    known = AuthorityService(authority)
+    strangers = EnrolmentService(authority, ledger, limit)
+    async with (
+        me.renewing(),
+        serving(
+            me,
+            address.listen,
+            CertificateAuthenticator(authority.trust),
+            lambda server: authority_pb2_grpc.add_AuthorityServicer_to_server(known, server),
+        ) as port,
+        serving(
+            me,
+            address.enrollment,
+            None,
+            lambda server: authority_pb2_grpc.add_AuthorityServicer_to_server(strangers, server),
+        ) as enrollment,
+    ):
+        yield port, enrollment
+
+
+async def serve(settings: AuthoritySettings, stopping: asyncio.Event) -> None:
+    """Serves until the process is told to stop."""
+    async with contextlib.AsyncExitStack() as stack:
+        for address in settings.authorities:
+            await stack.enter_async_context(serving_authority(address, settings))
+        _log.info("authorities ready", count=len(settings.authorities))
+        await stopping.wait()

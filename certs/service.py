@@ -1,0 +1,117 @@
+"""The Authority service: enrolment on a port for strangers, renewal and tokens behind mTLS."""
+
+import asyncio
+import hashlib
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc.aio
+import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from certs.issuing import IssuingAuthority, requested_key
+from certs.ledger import Ledger
+from certs.limits import KnockLimit
+from certs.profiles import profile_of
+from telltale.api.mesh.v1 import authority_pb2, authority_pb2_grpc
+from telltale.errors import TelltaleError, Unauthenticated
+from telltale.identity.keys import thumbprint
+from telltale.rpc.auth import caller
+
+Context = grpc.aio.ServicerContext[Any, Any]
+_LONGEST_JOIN_TOKEN = 1024
+
+_log = structlog.get_logger("certs")
+
+
+class EnrolmentService(authority_pb2_grpc.AuthorityServicer):
+    """Enroll alone, for those who have no certificate yet."""
+
+    def __init__(self, authority: IssuingAuthority, ledger: Ledger, limit: KnockLimit) -> None:
+        self._authority = authority
+        self._ledger = ledger
+        self._limit = limit
+
+    async def Enroll(
+        self, request: authority_pb2.EnrollRequest, context: Context
+    ) -> authority_pb2.EnrollResponse:
+        peer = context.peer()
+        self._limit.knock(peer)
+        try:
+            certificates = await asyncio.to_thread(self._enroll, request)
+        except TelltaleError as refused:
+            _log.warning("enrolment refused", peer=peer, reason=str(refused))
+            raise
+        leaf = _log_issued("enrolled", certificates, peer)
+        response = authority_pb2.EnrollResponse(certificates=certificates)
+        response.expire_time.FromDatetime(leaf.not_valid_after_utc)
+        return response
+
+    def _enroll(self, request: authority_pb2.EnrollRequest) -> tuple[bytes, ...]:
+        if len(request.join_token) > _LONGEST_JOIN_TOKEN:
+            raise Unauthenticated("this is no join token; ask for one")
+        public_key = requested_key(request.signing_request)
+        key_sha256 = hashlib.sha256(
+            public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        ).digest()
+        return self._ledger.redeem(
+            request.join_token, key_sha256, lambda profile: self._authority.issue(profile, public_key)
+        )
+
+
+class AuthorityService(authority_pb2_grpc.AuthorityServicer):
+    """Renew and IssueToken, for those whom this authority has certified."""
+
+    def __init__(self, authority: IssuingAuthority) -> None:
+        self._authority = authority
+
+    async def Renew(
+        self, request: authority_pb2.RenewRequest, context: Context
+    ) -> authority_pb2.RenewResponse:
+        certificates = await asyncio.to_thread(self._renew, request, self._present())
+        leaf = _log_issued("renewed", certificates, context.peer())
+        response = authority_pb2.RenewResponse(certificates=certificates)
+        response.expire_time.FromDatetime(leaf.not_valid_after_utc)
+        return response
+
+    async def IssueToken(
+        self, request: authority_pb2.IssueTokenRequest, context: Context
+    ) -> authority_pb2.IssueTokenResponse:
+        present = self._present()
+        issued = await asyncio.to_thread(
+            self._authority.issue_token,
+            caller().peer,
+            thumbprint(caller().peer_certificate),
+            list(request.audiences),
+            present.not_valid_after_utc,
+        )
+        _log.info("token issued", spiffe_id=str(caller().peer), audiences=list(request.audiences))
+        response = authority_pb2.IssueTokenResponse(token=issued.text)
+        response.expire_time.FromDatetime(issued.expires.astimezone(UTC))
+        return response
+
+    def _present(self) -> x509.Certificate:
+        """The caller's certificate, which has to be of this authority's own trust domain."""
+        peer = caller().peer
+        if peer.trust_domain != self._authority.trust_domain:
+            raise Unauthenticated(
+                f"this is the authority of {self._authority.trust_domain}; {peer} has to ask its own"
+            )
+        return x509.load_der_x509_certificate(caller().peer_certificate)
+
+    def _renew(self, request: authority_pb2.RenewRequest, present: x509.Certificate) -> tuple[bytes, ...]:
+        # Name and purpose are those of the present certificate, whatever the request says.
+        return self._authority.issue(profile_of(present), requested_key(request.signing_request))
+
+
+def _log_issued(event: str, certificates: tuple[bytes, ...], peer: str) -> x509.Certificate:
+    leaf = x509.load_der_x509_certificate(certificates[0])
+    _log.info(
+        event,
+        spiffe_id=str(profile_of(leaf).spiffe_id),
+        peer=peer,
+        thumbprint=thumbprint(certificates[0]).hex(),
+        seconds_left=round((leaf.not_valid_after_utc - datetime.now(UTC)).total_seconds()),
+    )
+    return leaf

@@ -1,0 +1,144 @@
+"""Who may do what, as the owning domains decide it. The gateway asks, remembers briefly, and decides nothing.
+
+No answer is not a permission: it is told apart from a refusal so that callers can say which it was.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from typing import Protocol, TypeVar
+
+import grpc
+import grpc.aio
+import structlog
+
+from gateway.domain import Domain
+from telltale.api.mesh.v1.access_pb2 import AccessQuery, Action, CheckRequest, CheckResponse
+from telltale.errors import TelltaleError, Unavailable
+from telltale.rpc.auth import Caller
+from telltale.rpc.client import status_error
+
+log = structlog.get_logger(__name__)
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+# An answer is used again for this long; live subscriptions are checked less often than that.
+_REMEMBERED_SECONDS = 10.0
+# What a caller may discover is kept to show the products of a domain that is down.
+_MAX_REMEMBERED = 100_000
+_MAX_QUERIES = 1_000
+_PATIENCE_SECONDS = 5.0
+_CHECK = "/telltale.api.mesh.v1.Access/Check"
+
+
+class Decision(Enum):
+    """What the owner of a product said."""
+
+    ALLOWED = "allowed"
+    DENIED = "denied"
+    NO_ANSWER = "no answer"
+
+
+class Owners(Protocol):
+    """Finds the domain that owns a product."""
+
+    def owner(self, product: str) -> Domain | None: ...
+
+
+class Access:
+    """Asks the domains' `Access.Check`; answers are kept for seconds, by token."""
+
+    def __init__(self, owners: Owners) -> None:
+        self._owners = owners
+        # Token's digest, action and product -> allowed, and until when that may be used.
+        self._recent: OrderedDict[tuple[bytes, Action, str], tuple[bool, float]] = OrderedDict()
+        # Principal and product -> the last answer to `discover`.
+        self._discovered: OrderedDict[tuple[str, str], bool] = OrderedDict()
+
+    async def decide(self, caller: Caller, action: Action, products: Iterable[str]) -> Mapping[str, Decision]:
+        """The owners' decisions on each product; a product without an owner gets no answer."""
+        token = hashlib.sha256(caller.token.encode()).digest()
+        decisions: dict[str, Decision] = {}
+        questions: dict[str, tuple[Domain, list[str]]] = {}
+        now = time.monotonic()
+        for product in products:
+            recent = self._recent.get((token, action, product))
+            owner = self._owners.owner(product)
+            if recent is not None and now < recent[1]:
+                decisions[product] = Decision.ALLOWED if recent[0] else Decision.DENIED
+            elif owner is None:
+                decisions[product] = Decision.NO_ANSWER
+            else:
+                questions.setdefault(owner.trust_domain, (owner, []))[1].append(product)
+        asked = [self._ask(domain, caller.token, action, names) for domain, names in questions.values()]
+        for answers in await asyncio.gather(*asked):
+            for product, decision in answers.items():
+                decisions[product] = decision
+                if decision is not Decision.NO_ANSWER:
+                    allowed = decision is Decision.ALLOWED
+                    _remember(self._recent, (token, action, product), (allowed, now + _REMEMBERED_SECONDS))
+        return decisions
+
+    async def discoverable(self, caller: Caller, products: Iterable[str]) -> set[str]:
+        """What the caller may know of. While an owner is down, its last answer to the caller counts."""
+        decisions = await self.decide(caller, Action.ACTION_DISCOVER, products)
+        principal = str(caller.principal)
+        seen = set()
+        for product, decision in decisions.items():
+            if decision is Decision.NO_ANSWER:
+                allowed = self._discovered.get((principal, product), False)
+            else:
+                allowed = decision is Decision.ALLOWED
+                _remember(self._discovered, (principal, product), allowed)
+            if allowed:
+                seen.add(product)
+        return seen
+
+    async def _ask(
+        self, domain: Domain, token: str, action: Action, products: list[str]
+    ) -> Mapping[str, Decision]:
+        decisions: dict[str, Decision] = {}
+        for start in range(0, len(products), _MAX_QUERIES):
+            names = products[start : start + _MAX_QUERIES]
+            try:
+                answers = await self._check(domain, token, action, names)
+            except TelltaleError as error:
+                log.info("no access decision", domain=domain.trust_domain, reason=str(error))
+                answers = [Decision.NO_ANSWER] * len(names)
+            decisions.update(zip(names, answers, strict=True))
+        return decisions
+
+    async def _check(self, domain: Domain, token: str, action: Action, products: list[str]) -> list[Decision]:
+        request = CheckRequest(
+            token=token, queries=[AccessQuery(action=action, product=product) for product in products]
+        )
+        metadata = await domain.metadata()
+        call = domain.calls.channel().unary_unary(
+            _CHECK,
+            request_serializer=CheckRequest.SerializeToString,
+            response_deserializer=CheckResponse.FromString,
+        )
+        try:
+            response = await call(request, metadata=metadata, timeout=_PATIENCE_SECONDS)
+        except grpc.aio.AioRpcError as failed:
+            if failed.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.INVALID_ARGUMENT):
+                # The domain does not accept the caller's token, for example because it is not made out to it.
+                log.info("token refused", domain=domain.trust_domain, reason=failed.details())
+                return [Decision.DENIED] * len(products)
+            raise status_error(failed) from None
+        if len(response.decisions) != len(products):
+            raise Unavailable(
+                f"{domain.trust_domain} answered {len(response.decisions)} of {len(products)} questions"
+            )
+        return [Decision.ALLOWED if one.allowed else Decision.DENIED for one in response.decisions]
+
+
+def _remember(memory: "OrderedDict[_K, _V]", key: _K, value: _V) -> None:
+    memory[key] = value
+    memory.move_to_end(key)
+    if len(memory) > _MAX_REMEMBERED:
+        memory.popitem(last=False)

@@ -1,0 +1,264 @@
+"""How one subscriber follows one product: from the ring while it keeps up, from the owner's log otherwise.
+
+A subscriber that is behind reads the owner's log until the ring holds everything after its position, and
+goes on from there by position. Who is slow falls out of the ring and never holds up who is fast.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable, Sequence
+
+import structlog
+
+from gateway import metrics
+from gateway.feed import Feed
+from gateway.frames import Batch, FrameReader, FrameWriter, Item, Missing, Reached
+from telltale.api.mesh.v1.batch_pb2 import Position
+from telltale.api.mesh.v1.stream_pb2 import Start
+from telltale.errors import InvalidInput, TelltaleError
+from telltale.rpc.client import backoff
+
+log = structlog.get_logger(__name__)
+
+# Cost is per message: large enough to make it small, small enough for fair turns.
+FRAME_BYTES = 256 * 1024
+# Frames of owners' logs that wait for one subscriber; each has at most the 4 MiB of a gRPC message.
+MAX_WAITING_FRAMES = 4
+# How long a read may keep its turn without an answer: it is then at the log's end, and costs nothing.
+_TURN_SECONDS = 0.5
+
+
+class Subscriber:
+    """One stream to one subscriber: what all products on it share."""
+
+    def __init__(self) -> None:
+        self.wake = asyncio.Event()
+        self.room = asyncio.Semaphore(MAX_WAITING_FRAMES)
+        self.frames = FrameWriter()
+
+
+class Follower:
+    """One product on a subscriber's stream; `run` catches up, `take` hands over what is next."""
+
+    def __init__(
+        self,
+        feed: Feed,
+        subscriber: Subscriber,
+        turns: asyncio.Semaphore,
+        cursor: Sequence[Position] = (),
+        start: Start = Start.START_EARLIEST,
+    ) -> None:
+        self.feed = feed
+        self._subscriber = subscriber
+        # Reads of the owner's log that may go on at once; first come, first served.
+        self._turns = turns
+        self._start = start
+        # What was handed over, or, before that, what the subscriber says it has.
+        self._positions = {position.log: position.offset for position in cursor}
+        # Whether the positions are from the owner: a subscriber may name any.
+        self._proven = False
+        # Whether a gap was the last thing handed over: only the owner knows what comes next.
+        self._in_gap = False
+        # Number of the ring's item that is next; None when behind.
+        self._number: int | None = None
+        self._behind = asyncio.Event()
+        self._waiting: deque[tuple[Missing | None, list[Batch]]] = deque()
+        self._drained = asyncio.Event()
+        self._drained.set()
+        if start == Start.START_LATEST and not self._positions:
+            self._number = feed.ring.next
+            if feed.ring.log:
+                self._positions, self._proven = {feed.ring.log: feed.ring.head}, True
+
+    @property
+    def live(self) -> bool:
+        """Whether the subscriber reads the ring."""
+        return self._number is not None
+
+    @property
+    def cursor(self) -> list[Position]:
+        """Where the subscriber stands."""
+        return [
+            Position(product=self.feed.product, log=log, offset=offset)
+            for log, offset in self._positions.items()
+        ]
+
+    async def run(self) -> None:
+        """Catches up whenever the subscriber is behind the ring, until cancelled."""
+        self.feed.ring.wakes(self._subscriber.wake)
+        self.feed.subscribers += 1
+        attributes = {"product": self.feed.product}
+        metrics.SUBSCRIPTIONS.add(1, attributes)
+        try:
+            while True:
+                if self._number is None and not self._join():
+                    metrics.CATCH_UPS.add(1, attributes)
+                    await self._catch_up()
+                self._subscriber.wake.set()
+                await self._behind.wait()
+                self._behind.clear()
+        finally:
+            metrics.SUBSCRIPTIONS.add(-1, attributes)
+            self.feed.subscribers -= 1
+            self.feed.ring.forgets(self._subscriber.wake)
+            if self._waiting:
+                self._waiting.clear()
+                self._subscriber.room.release()
+
+    def take(self) -> bytes | None:
+        """The next frame for the subscriber; None when there is none now."""
+        if self._waiting:
+            missing, batches = self._waiting.popleft()
+            if not self._waiting:
+                self._subscriber.room.release()
+                self._drained.set()
+            return self._frame(missing, batches)
+        ring = self.feed.ring
+        while self._number is not None:
+            if self._number < ring.first:
+                self._fall_behind()
+                return None
+            piece = ring.piece(self._number, FRAME_BYTES)
+            if piece is None:
+                return None
+            self._number = piece.next
+            batches = self._new(piece.batches)
+            if piece.missing is not None or batches:
+                self._moved(batches, piece.missing)
+                return self._frame(piece.missing, batches)
+        return None
+
+    def _frame(self, missing: Missing | None, batches: Sequence[Batch]) -> bytes:
+        frame = self._subscriber.frames.frame(batches, missing)
+        metrics.BYTES_OUT.add(len(frame), {"product": self.feed.product})
+        return frame
+
+    def _fall_behind(self) -> None:
+        if self._positions:
+            self._number = None
+            self._behind.set()
+        else:
+            # It asked for the latest and has taken nothing yet: it starts with what is here.
+            self._number = self.feed.ring.first
+
+    def _new(self, batches: Iterable[Batch]) -> list[Batch]:
+        """Those after the subscriber's position: an owner's log may be ahead of the ring."""
+        return [batch for batch in batches if batch.offset > self._positions.get(batch.log, 0)]
+
+    def _moved(self, batches: Sequence[Batch], missing: Missing | None) -> None:
+        if batches:
+            self._positions = {batches[-1].log: batches[-1].offset}
+            self._proven, self._in_gap = True, False
+        elif missing is not None:
+            self._in_gap = True
+
+    def _join(self) -> bool:
+        """Goes on from the ring when it holds everything after the subscriber's position."""
+        ring = self.feed.ring
+        if not ring.log or self._in_gap:
+            return False
+        # Without a position the subscriber wants everything that is kept, which is what follows offset 0.
+        offset = self._positions.get(ring.log) if self._positions else 0
+        if offset is None or (offset > ring.head and not self._proven):
+            return False
+        self._number = ring.after(ring.log, offset)
+        return self._number is not None
+
+    async def _catch_up(self) -> None:
+        failures = 0
+        while True:
+            before = self._positions
+            try:
+                if await self._read_history():
+                    return
+            except InvalidInput:
+                # The subscriber's cursor is at fault, and only the subscriber can mend it.
+                raise
+            except TelltaleError as error:
+                log.info("catch-up ended", product=self.feed.product, reason=str(error), failures=failures)
+            failures = 1 if self._positions is not before else failures + 1
+            await asyncio.sleep(backoff(failures))
+            if self._join():
+                return
+
+    async def _read_history(self) -> bool:
+        """Hands over what the owner's log has; True when the subscriber has reached the ring."""
+        reader = FrameReader(self.feed.product)
+        async with contextlib.aclosing(self.feed.history.read(self.cursor, self._start)) as frames:
+            while True:
+                await self._drained.wait()
+                data = await self._read_frame(frames)
+                try:
+                    items = [] if data is None else list(reader.read(data))
+                    self._hold(items)
+                finally:
+                    if not self._waiting:
+                        self._subscriber.room.release()
+                if data is None:
+                    return False
+                if self._join():
+                    return True
+
+    async def _read_frame(self, frames: AsyncGenerator[bytes, None]) -> bytes | None:
+        """The next frame, read in turn; None at the end of the stream. The caller gives the room back."""
+        await self._subscriber.room.acquire()
+        room = True
+        read = asyncio.create_task(_next(frames))
+        try:
+            async with self._turns:
+                await asyncio.wait({read}, timeout=_TURN_SECONDS)
+            if not read.done():
+                # At the end of the log: others may use the room and the turn until something comes.
+                self._subscriber.room.release()
+                room = False
+                await asyncio.wait({read})
+                await self._subscriber.room.acquire()
+                room = True
+            return read.result()
+        except BaseException:
+            if room:
+                self._subscriber.room.release()
+            raise
+        finally:
+            if not read.done():
+                read.cancel()
+                await asyncio.wait({read})
+
+    def _hold(self, items: Iterable[Item]) -> None:
+        """Keeps what was read for `take`, in pieces of fair size."""
+        missing: Missing | None = None
+        batches: list[Batch] = []
+        size = 0
+        for item in items:
+            match item:
+                case Missing():
+                    self._keep(missing, batches)
+                    missing, batches, size = item, [], 0
+                case Batch():
+                    if item.offset <= self._positions.get(item.log, 0):
+                        continue
+                    if batches and size + len(item.wire) > FRAME_BYTES:
+                        self._keep(missing, batches)
+                        missing, batches, size = None, [], 0
+                    batches.append(item)
+                    size += len(item.wire)
+                case Reached(log, offset):
+                    self._keep(missing, batches)
+                    missing, batches, size = None, [], 0
+                    if self._proven:
+                        offset = max(offset, self._positions.get(log, 0))
+                    self._positions, self._proven, self._in_gap = {log: offset}, True, False
+        self._keep(missing, batches)
+        if self._waiting:
+            self._drained.clear()
+            self._subscriber.wake.set()
+
+    def _keep(self, missing: Missing | None, batches: list[Batch]) -> None:
+        if missing is not None or batches:
+            self._moved(batches, missing)
+            self._waiting.append((missing, batches))
+
+
+async def _next(frames: AsyncGenerator[bytes, None]) -> bytes | None:
+    return await anext(frames, None)

@@ -1,0 +1,136 @@
+"""Typed calls: a product's `Subscribe` from the fan-out, its `List` and `Watch` byte for byte from its owner.
+
+What would change something is not for the middle of the mesh: whoever may do it calls the domain itself.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+from gateway.access import Access
+from gateway.admission import Admission
+from gateway.catalog import Catalog
+from gateway.subscription import Subscription, missing
+from telltale.api.mesh.v1.stream_pb2 import SubscribeRequest
+from telltale.errors import InvalidInput, PermissionMissing, Unavailable
+from telltale.rpc.auth import AUTHORIZATION, ON_BEHALF_OF, Context, caller
+
+# Methods that read, and only these are routed.
+_ROUTED = frozenset({"List", "Watch"})
+_SUBSCRIBE = "Subscribe"
+_MESH_SERVICES = "telltale.api.mesh.v1."
+# Metadata of one hop, and what the gateway says for itself.
+_OWN_METADATA = frozenset({"user-agent", "te", "content-type", "host", AUTHORIZATION, ON_BEHALF_OF})
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+class NotThroughGateway(PermissionMissing):
+    """A call that the gateway forwards for nobody."""
+
+    def __init__(self, principal: str, method: str) -> None:
+        super().__init__(principal, "act", method)
+        self.args = (
+            f"{method} is not served through the gateway, which only reads; call the domain service itself",
+        )
+
+
+class Router(grpc.GenericRpcHandler):
+    """Answers every method that no service of the gateway has. Register it last."""
+
+    def __init__(self, catalog: Catalog, access: Access, admission: Admission) -> None:
+        self._catalog = catalog
+        self._access = access
+        self._admission = admission
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+        """Methods that nobody has get a handler too: strangers must not learn which there are."""
+        method = handler_call_details.method
+
+        async def routed(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+            known = caller()
+            with self._admission.admit(known.peer):
+                async with aclosing(self._answer(method, requests, context)) as answers:
+                    async for answer in answers:
+                        yield answer
+
+        return grpc.stream_stream_rpc_method_handler(routed)
+
+    async def _answer(
+        self, method: str, requests: AsyncIterator[bytes], context: Context
+    ) -> AsyncGenerator[bytes, None]:
+        service, _, name = method.removeprefix("/").rpartition("/")
+        product = self._catalog.product_of(service)
+        if service.startswith(_MESH_SERVICES):
+            raise NotThroughGateway(str(caller().principal), f"{service}/{name}")
+        if product is None:
+            raise missing(self._catalog, (f"{service}/{name}",))
+        if name == _SUBSCRIBE:
+            answers = self._subscribe(product, requests)
+        elif name in _ROUTED:
+            answers = self._forward(product, method, requests, context)
+        else:
+            raise NotThroughGateway(str(caller().principal), f"{service}/{name}")
+        async with aclosing(answers):
+            async for answer in answers:
+                yield answer
+
+    async def _subscribe(self, product: str, requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+        data = await anext(aiter(requests), b"")
+        try:
+            request = SubscribeRequest.FromString(data)
+        except DecodeError:
+            raise InvalidInput("the message is no SubscribeRequest") from None
+        for position in request.cursor.positions:
+            if position.product not in ("", product):
+                raise InvalidInput(
+                    f"the cursor names {position.product[:100]!r}; this is the stream of {product}"
+                )
+        subscription = Subscription(
+            self._catalog, self._access, caller(), (product,), _named(request, product), request.start
+        )
+        async with aclosing(subscription.frames()) as frames:
+            async for frame in frames:
+                yield frame
+
+    async def _forward(
+        self, product: str, method: str, requests: AsyncIterator[bytes], context: Context
+    ) -> AsyncGenerator[bytes, None]:
+        owner = self._catalog.owner(product)
+        if owner is None:
+            raise missing(self._catalog, (product,))
+        metadata = (*_passed_on(context.invocation_metadata()), *await owner.metadata(caller().token))
+        # The stubs know no calls without a serializer.
+        open_call: Any = owner.calls.channel().stream_stream
+        call = open_call(method)(requests, metadata=metadata, timeout=context.time_remaining())
+        try:
+            initial = await call.initial_metadata()
+            await context.send_initial_metadata(_passed_on(initial))
+            async for answer in call:
+                yield answer
+            context.set_trailing_metadata(_passed_on(await call.trailing_metadata()))
+        except grpc.aio.AioRpcError as failed:
+            if failed.code() is grpc.StatusCode.UNAVAILABLE:
+                raise Unavailable(f"{owner.trust_domain}, the owner of {product}, does not answer") from None
+            await context.abort(failed.code(), failed.details() or "", _passed_on(failed.trailing_metadata()))
+        finally:
+            call.cancel()
+
+
+def _named(request: SubscribeRequest, product: str) -> Any:
+    """The cursor's positions with their product, which a typed client may leave out."""
+    for position in request.cursor.positions:
+        position.product = product
+    return request.cursor.positions
+
+
+def _passed_on(metadata: Any) -> Metadata:
+    return tuple(
+        (key, value)
+        for key, value in metadata or ()
+        if key not in _OWN_METADATA and not key.startswith(("grpc-", ":"))
+    )

@@ -1,0 +1,135 @@
+"""Makes the database fit the products: tables, columns that appear later, and each product's promise."""
+
+import json
+import sqlite3
+
+from services.writer import sql
+from services.writer.rows import time_text
+from services.writer.tables import MAX_COLUMNS, Table
+from telltale.api.mesh.v1.product_pb2 import Classification, Kind, Status
+from telltale.consume.delivered import Delivered
+from telltale.contract.product import Contract
+from telltale.contract.schema import Schema
+from telltale.errors import InvalidInput
+
+MAX_TABLES = 2_000
+
+
+class Plans:
+    """Remembers which versions of products the database is known to fit. Forget everything after a rollback."""
+
+    def __init__(self) -> None:
+        self._fit: set[tuple[bytes, str]] = set()
+
+    def forget(self) -> None:
+        self._fit.clear()
+
+    def ensure(self, connection: sqlite3.Connection, item: Delivered, table: Table) -> None:
+        """Creates or widens the product's tables; raises InvalidInput, with nothing changed, when it may not."""
+        contract, schema = item.contract, item.schema
+        if contract is None or schema is None:
+            raise InvalidInput(f"{item.product} came without its schema")
+        if (schema.sha256, contract.name) in self._fit:
+            return
+        known = sql.select(
+            connection, "products", ("kind", "version", "retention_seconds"), {"product": contract.name}
+        )
+        if not known:
+            _create(connection, table)
+        else:
+            _widen(connection, contract, table, kind=known[0][0])
+        received = time_text(item.received_time)
+        _keep_schema(connection, schema, received)
+        if not known or _version(contract.options.version) >= _version(known[0][1]):
+            _keep_promise(connection, contract, schema, table, received, known[0][2] if known else 0.0)
+        self._fit.add((schema.sha256, contract.name))
+
+
+def _create(connection: sqlite3.Connection, table: Table) -> None:
+    taken = sql.select(connection, "products", ("product", "table_name", "history_table"), {})
+    if len(taken) >= MAX_TABLES:
+        raise InvalidInput(f"the database has tables of {MAX_TABLES} products; {table.product} gets none")
+    for product, *names in taken:
+        if set(table.names) & set(names):
+            raise InvalidInput(f"{table.product} needs a table that {product} has; rename the product")
+    for name in table.names:
+        if name.startswith("sqlite_") or sql.columns_of(connection, name):
+            raise InvalidInput(f"the table name {name} of {table.product} is taken; rename the product")
+    sql.create_log_table(connection, table)
+    if table.history is not None:
+        sql.create_current_table(connection, table)
+
+
+def _widen(connection: sqlite3.Connection, contract: Contract, table: Table, kind: str) -> None:
+    if kind != _name(Kind.Name(contract.kind), "KIND_"):
+        raise InvalidInput(f"{table.product} was {kind} before; a product of another kind needs another name")
+    new: list[tuple[str, str, str]] = []
+    for name in table.names:
+        present = {column.lower(): declared for column, declared in sql.columns_of(connection, name).items()}
+        for column in table.columns:
+            declared = present.get(column.name)
+            if declared is None:
+                new.append((name, column.name, column.form.sql))
+            elif declared != column.form.sql:
+                raise InvalidInput(
+                    f"{table.product}: {column.name} was {declared} before and is {column.form.sql} now; "
+                    "give the field another name"
+                )
+        if len(present) + sum(1 for place, _, _ in new if place == name) > MAX_COLUMNS:
+            raise InvalidInput(f"the table {name} would get more than {MAX_COLUMNS} columns")
+    for name, column_name, declared in new:
+        sql.add_column(connection, name, column_name, declared)
+
+
+def _keep_schema(connection: sqlite3.Connection, schema: Schema, received: str) -> None:
+    sql.insert_new(
+        connection,
+        "schemas",
+        {
+            "sha256": schema.sha256.hex(),
+            "products": json.dumps([contract.name for contract in schema.contracts()]),
+            "file_descriptor_set": schema.data,
+            "first_stored_time": received,
+        },
+    )
+
+
+def _keep_promise(
+    connection: sqlite3.Connection,
+    contract: Contract,
+    schema: Schema,
+    table: Table,
+    received: str,
+    retention: float,
+) -> None:
+    options = contract.options
+    values = {
+        "product": contract.name,
+        "table_name": table.name,
+        "history_table": table.history,
+        "time_column": table.time_column,
+        "kind": _name(Kind.Name(contract.kind), "KIND_"),
+        "owner": options.owner,
+        "support": options.support,
+        "version": options.version,
+        "status": _name(Status.Name(options.status), "STATUS_"),
+        "purpose": options.purpose,
+        "limitations": json.dumps(list(options.limitations), ensure_ascii=False),
+        "classification": _name(Classification.Name(options.classification), "CLASSIFICATION_"),
+        "freshness_seconds": options.freshness.ToTimedelta().total_seconds(),
+        # The promise is signed by a source: one source must not be able to shorten the history of all.
+        "retention_seconds": max(retention, options.retention.ToTimedelta().total_seconds()),
+        "schema_sha256": schema.sha256.hex(),
+    }
+    if sql.select(connection, "products", ("product",), {"product": contract.name}):
+        sql.update(connection, "products", {"product": contract.name}, values)
+    else:
+        sql.insert_new(connection, "products", {**values, "first_stored_time": received})
+
+
+def _name(name: str, prefix: str) -> str:
+    return name.removeprefix(prefix)
+
+
+def _version(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.partition("-")[0].split("."))

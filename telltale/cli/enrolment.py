@@ -1,0 +1,101 @@
+"""An operator's identity on this machine: a join token from the authority's own program, then enrolment."""
+
+import asyncio
+import re
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from telltale.cli.home import Home, Mesh, private_directory
+from telltale.errors import InvalidInput, Precondition, TelltaleError
+from telltale.identity.credentials import Credentials
+from telltale.identity.keys import write_secret
+from telltale.identity.workload import Workload
+from telltale.naming import OPERATORS, PLATFORM, SpiffeId, trust_domain
+from telltale.settings import IdentitySettings
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
+
+
+@asynccontextmanager
+async def enrolled(home: Home, mesh: Mesh, name: str) -> AsyncIterator[Workload]:
+    """The workload of one operator; its join token is minted here, where the authority's key lies."""
+    directory = home.credentials(checked_name(name))
+    path = f"/{name}"
+    token_file = directory / "join-token"
+    wanted = SpiffeId(trust_domain(OPERATORS, mesh.name), path)
+    await asyncio.to_thread(private_directory, directory.parent)
+    await asyncio.to_thread(private_directory, directory)
+    if not await asyncio.to_thread(has_valid_credentials, directory, wanted):
+        token = await mint(home, OPERATORS, path)
+        await asyncio.to_thread(write_secret, token_file, token.encode())
+    settings = IdentitySettings(
+        mesh=mesh.name,
+        state=directory,
+        trust=home.trust,
+        authority=mesh.authority,
+        enrollment=mesh.enrollment,
+        join_token_file=token_file,
+    )
+    async with Workload.open(settings) as me:
+        yield me
+
+
+def audiences(me: Workload) -> tuple[str, ...]:
+    """The gateway's trust domain and those of all services behind it."""
+    platform = trust_domain(PLATFORM, me.trust.mesh)
+    return (platform, *sorted(me.trust.trust_domains - {platform}))
+
+
+def checked_name(name: str) -> str:
+    """An operator's name; raises InvalidInput when it could mean another identity or another directory."""
+    if not _NAME.fullmatch(name):
+        raise InvalidInput(
+            f"{name[:80]!r} is no operator's name; use lower case letters, digits, `-` and `_`, at most 63"
+        )
+    return name
+
+
+def has_valid_credentials(directory: Path, wanted: SpiffeId) -> bool:
+    """Whether a workload can start from its directory without a join token."""
+    try:
+        held = Credentials.load(directory)
+        if held is None or held.spiffe_id != wanted:
+            return False
+        held.check()
+    except TelltaleError:
+        return False
+    return True
+
+
+async def mint(home: Home, domain: str, path: str, dns: tuple[str, ...] = ()) -> str:
+    """A join token for one identity, by the authority's own program: the kit holds no authority's code."""
+    names = [argument for name in dns for argument in ("--dns", name)]
+    place = ("--home", str(home.path), "--domain", domain, "--path", path)
+    return (await certs("join-token", *place, *names)).strip()
+
+
+async def certs(*arguments: str) -> str:
+    """Runs `python -m certs` and returns what it printed; its last line is the reason when it fails."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-P",
+        "-m",
+        "certs",
+        *arguments,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    if process.returncode:
+        lines = err.decode("utf-8", "replace").strip().splitlines()
+        raise Precondition(
+            lines[-1].removeprefix("certs: ") if lines else f"`certs {arguments[0]}` failed without a word"
+        )
+    return out.decode()

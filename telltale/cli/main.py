@@ -1,0 +1,265 @@
+"""The command `telltale`: its options, and the one place where errors become a line and an exit code.
+
+Every command imports what it needs when it runs, so that `telltale --help` answers at once.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+
+from telltale.cli.home import DEFAULT, Home
+from telltale.errors import TelltaleError
+
+FAILED = 1
+MISUSED = 2
+INTERRUPTED = 130
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
+
+
+class Seconds(click.ParamType[float]):
+    """A span such as `30s`, `5m`, `1h` or a number of seconds."""
+
+    name = "duration"
+    _LENGTHS = {"s": 1.0, "m": 60.0, "h": 3600.0}  # noqa: RUF012 -- a constant of the type
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float | int):
+            return float(value)
+        length = self._LENGTHS.get(value[-1:], 1.0)
+        number = value[:-1] if value[-1:] in self._LENGTHS else value
+        try:
+            seconds = float(number) * length
+        except ValueError:
+            seconds = -1.0
+        if not 0 < seconds < 10**9:
+            self.fail(f"{value!r} is no duration; write 30s, 5m or 1h", param, ctx)
+        return seconds
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--home",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=DEFAULT,
+    envvar="TELLTALE_HOME",
+    show_default=True,
+    show_envvar=True,
+    help="Directory of the mesh on this machine.",
+)
+@click.version_option(package_name="telltale", message="telltale %(version)s")
+@click.pass_context
+def cli(context: click.Context, home: Path) -> None:
+    """Infrastructure monitoring that holds no keys: run the mesh, look at its data products."""
+    context.obj = Home.at(home)
+
+
+@cli.command()
+@click.option("--for", "seconds", type=Seconds(), help="Stop after this time and print a summary.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=7443, show_default=True, help="Port of the gateway."
+)
+@as_json
+@click.pass_obj
+def up(home: Home, seconds: float | None, port: int, as_json: bool) -> None:
+    """Run the mesh on this machine until Ctrl-C."""
+    from telltale.cli import up as command
+
+    _run(command.up(home, port=port, seconds=seconds, as_json=as_json))
+
+
+@cli.command()
+@as_json
+@click.pass_obj
+def status(home: Home, as_json: bool) -> None:
+    """Show whether the mesh runs, and how each product stands."""
+    from telltale.cli import status as command
+
+    _run(command.status(home, as_json=as_json))
+
+
+@cli.command()
+@as_json
+@click.pass_obj
+def products(home: Home, as_json: bool) -> None:
+    """List the data products of the mesh."""
+    from telltale.cli import products as command
+
+    _run(command.products(home, as_json=as_json))
+
+
+@cli.command()
+@click.argument("product")
+@as_json
+@click.pass_obj
+def describe(home: Home, product: str, as_json: bool) -> None:
+    """Show a product's promise and the meaning of its fields."""
+    from telltale.cli import products as command
+
+    _run(command.describe(home, product, as_json=as_json))
+
+
+@cli.command()
+@click.argument("product")
+@click.option("--limit", type=click.IntRange(1), help="Stop after this many records.")
+@click.option(
+    "--earliest", is_flag=True, help="Start with the oldest record that is kept, not with the next."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.pass_obj
+def tail(home: Home, product: str, limit: int | None, earliest: bool, as_json: bool) -> None:
+    """Follow a product's records, verified, as they arrive."""
+    from telltale.cli import products as command
+
+    _run(command.tail(home, product, limit=limit, earliest=earliest, as_json=as_json))
+
+
+@cli.command()
+@click.argument("product")
+@click.option("--filter", "condition", default="", help='Conditions such as `name = "sshd" AND port < 1024`.')
+@as_json
+@click.pass_obj
+def inventory(home: Home, product: str, condition: str, as_json: bool) -> None:
+    """List the current state of an inventory."""
+    from telltale.cli import products as command
+
+    _run(command.inventory(home, product, condition=condition, as_json=as_json))
+
+
+@cli.command()
+@click.argument("sql")
+@click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="Most rows to print.")
+@click.option("--timeout", type=Seconds(), default="30s", show_default=True, help="Longest time to run.")
+@as_json
+@click.pass_obj
+def query(home: Home, sql: str, limit: int, timeout: float, as_json: bool) -> None:
+    """Ask the database in SQL (DuckDB's dialect, read-only); every product is a table."""
+    from telltale.cli import history as command
+
+    command.query(home, sql, limit=limit, timeout=timeout, as_json=as_json)
+
+
+@cli.command()
+@click.option(
+    "--limit", type=click.IntRange(1), default=50, show_default=True, help="Most findings to print."
+)
+@as_json
+@click.pass_obj
+def findings(home: Home, limit: int, as_json: bool) -> None:
+    """Show what the analysis found, the latest first."""
+    from telltale.cli import history as command
+
+    command.findings(home, limit=limit, as_json=as_json)
+
+
+@cli.command()
+@click.argument("name")
+@as_json
+@click.pass_obj
+def credentials(home: Home, name: str, as_json: bool) -> None:
+    """Issue an operator's certificate and a fresh token, for grpcurl and programs."""
+    from telltale.cli import credentials as command
+
+    _run(command.credentials(home, name, as_json=as_json))
+
+
+@cli.group()
+def product() -> None:
+    """Work on a data product's contract."""
+
+
+@product.command("new")
+@click.argument("name", metavar="DOMAIN.NAME")
+@click.option(
+    "--kind",
+    type=click.Choice(["samples", "events", "inventory"]),
+    default="samples",
+    show_default=True,
+    help="Shape of the data.",
+)
+def product_new(name: str, kind: str) -> None:
+    """Write the proto, the collector and the test of a new product into this working tree."""
+    from telltale.cli import scaffold
+
+    for path in scaffold.new_product(name, kind, Path.cwd()):
+        click.echo(path)
+    click.echo(scaffold.next_steps(name))
+    click.echo(scaffold.next_steps(name))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs a command and ends the process."""
+    # Read when gRPC is imported: a server that is not there yet is no reason for its stack traces.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    sys.exit(_exit_code(lambda: cli.main(args=arguments, prog_name="telltale", standalone_mode=False)))
+
+
+def _exit_code(command: Callable[[], Any]) -> int:
+    try:
+        result = command()
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.UsageError as misuse:
+        where = f" (see `{misuse.ctx.command_path} --help`)" if misuse.ctx else ""
+        return _say(f"{misuse.format_message()}{where}", MISUSED)
+    except click.ClickException as failure:
+        return _say(failure.format_message(), FAILED)
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has seen enough, as `head` does. Nothing may be flushed into the pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except TelltaleError as failure:
+        return _say(str(failure), FAILED)
+    except Exception as failure:
+        if os.environ.get("TELLTALE_DEBUG"):
+            raise
+        told = _one_line(failure)
+        return _say(f"{told}; this is a defect: set TELLTALE_DEBUG=1 to see where it happened", FAILED)
+
+
+def _one_line(failure: BaseException) -> str:
+    while isinstance(failure, BaseExceptionGroup):
+        failure = failure.exceptions[0]
+    return " ".join(f"{type(failure).__name__}: {failure}".split())
+
+
+def _say(message: str, code: int) -> int:
+    print(f"telltale: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _run(command: Coroutine[Any, Any, None]) -> None:
+    _quieten()
+    try:
+        asyncio.run(command)
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    except BaseExceptionGroup as group:
+        # A task group wraps the error that ended it; people want the error.
+        known = group.subgroup((TelltaleError, BrokenPipeError, KeyboardInterrupt))
+        cause: BaseException = known or group
+        while isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        raise cause from group
+
+
+def _quieten() -> None:
+    """Standard output is for what was asked, and an error says better what the libraries would log."""
+    import structlog
+
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Who may do what with the domain's products: the policy, asked by its own handlers and by the gateway."""
+
+from typing import Any
+
+from grpc import aio
+
+from telltale.api.mesh.v1.access_pb2 import AccessDecision, Action, CheckRequest, CheckResponse
+from telltale.api.mesh.v1.access_pb2_grpc import AccessServicer
+from telltale.contract.product import Contract
+from telltale.domain.policy import Policy
+from telltale.errors import InvalidInput, PermissionMissing
+from telltale.identity.tokens import TokenVerifier
+from telltale.naming import SpiffeId
+from telltale.rpc.auth import caller
+
+_MAX_QUERIES = 1_000
+_ACTIONS = {
+    Action.ACTION_DISCOVER: "discover",
+    Action.ACTION_SUBSCRIBE: "subscribe",
+    Action.ACTION_LIST: "list",
+    Action.ACTION_PUSH: "push",
+    Action.ACTION_ACT: "act",
+    Action.ACTION_REPLAY: "replay",
+}
+
+
+class Access:
+    """The policy of a domain over its products."""
+
+    def __init__(self, policy: Policy, contracts: dict[str, Contract], mesh: str) -> None:
+        self._policy = policy
+        self._contracts = contracts
+        self.mesh = mesh
+
+    def allows(self, principal: SpiffeId, action: str, contract: Contract) -> bool:
+        return self._policy.decide(principal, action, contract, self.mesh).allowed
+
+    def require(self, action: str, contract: Contract) -> None:
+        """Raises PermissionMissing unless the caller of the running call may."""
+        principal = caller().principal
+        if not self.allows(principal, action, contract):
+            raise PermissionMissing(str(principal), action, contract.name)
+
+    def require_any(self, principal: SpiffeId, action: str) -> None:
+        """Raises PermissionMissing unless the principal may do it with at least one product."""
+        if not any(self.allows(principal, action, contract) for contract in self._contracts.values()):
+            raise PermissionMissing(str(principal), action, "any product of this domain")
+
+    def permitted(self, principal: SpiffeId, action: str) -> frozenset[str]:
+        """Names of the products with which the principal may."""
+        return frozenset(
+            contract.name for contract in self._contracts.values() if self.allows(principal, action, contract)
+        )
+
+    def decide(self, principal: SpiffeId, action: Action, product: str) -> AccessDecision:
+        contract = self._contracts.get(product)
+        name = _ACTIONS.get(action)
+        if contract is None or name is None:
+            return AccessDecision(allowed=False, reason=f"{product} is no product of this domain")
+        decision = self._policy.decide(principal, name, contract, self.mesh)
+        return AccessDecision(allowed=decision.allowed, reason=decision.reason)
+
+
+class AccessService(AccessServicer):
+    """Serves `Access` to those that forward calls."""
+
+    def __init__(self, access: Access, tokens: TokenVerifier, forwarders: frozenset[SpiffeId]) -> None:
+        self._access = access
+        self._tokens = tokens
+        self._forwarders = forwarders
+
+    async def Check(self, request: CheckRequest, context: "aio.ServicerContext[Any, Any]") -> CheckResponse:
+        """The caller must be a forwarder."""
+        peer = caller().peer
+        if peer not in self._forwarders:
+            raise PermissionMissing(str(peer), "forward", "this domain's products")
+        if len(request.queries) > _MAX_QUERIES:
+            raise InvalidInput(f"a check has at most {_MAX_QUERIES} queries")
+        # The forwarder has seen the certificate that the token is bound to; here it is on another wire.
+        principal = self._tokens.verify(request.token, None).subject
+        return CheckResponse(
+            decisions=[
+                self._access.decide(principal, query.action, query.product) for query in request.queries
+            ]
+        )

@@ -1,0 +1,113 @@
+"""List of every inventory: the current state, page by page, all pages at one position."""
+
+import base64
+import binascii
+import json
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from telltale.api.mesh.v1.batch_pb2 import Position
+from telltale.api.mesh.v1.inventory_pb2 import SealedEntry, SealedList
+from telltale.api.mesh.v1.stream_pb2 import ListRequest
+from telltale.contract.product import Contract
+from telltale.contract.schema import message_class
+from telltale.domain.access import Access
+from telltale.domain.filters import compile_filter
+from telltale.domain.inventory import Query, Row
+from telltale.domain.log import ProductLog
+from telltale.errors import InvalidInput
+from telltale.seal.sealing import sha256
+
+_DEFAULT_PAGE, _MAX_PAGE = 100, 1_000
+# Rows that one look at the state reads; a filter may pass over many.
+_SCAN = 2_000
+
+Predicate = Callable[[str, Message], bool]
+
+
+class Listings:
+    """Answers List as bytes of the product's own list message."""
+
+    def __init__(self, log: ProductLog, access: Access) -> None:
+        self._log = log
+        self._access = access
+
+    async def page(self, contract: Contract, request: ListRequest) -> bytes:
+        """The caller needs `list`."""
+        self._access.require("list", contract)
+        if request.page_size < 0:
+            raise InvalidInput(f"page_size must not be negative, got {request.page_size}")
+        size = min(request.page_size or _DEFAULT_PAGE, _MAX_PAGE)
+        wanted = compile_filter(request.filter, contract.record)
+        token = _Token.read(request, self._log.id)
+        rows: list[Row] = []
+        after, position, complete = token.after, token.position, False
+        while len(rows) <= size and not complete:
+            page = await self._log.page(Query(contract.name, position, after, _SCAN))
+            if page.expired:
+                raise InvalidInput("the page token is too old; start again without it")
+            position = page.position
+            complete = len(page.rows) < _SCAN
+            if page.rows:
+                after = page.rows[-1].source, page.rows[-1].key
+            rows += _matching(contract, wanted, page.rows)
+        return self._response(contract, request, rows[:size], position or 0, more=len(rows) > size)
+
+    def _response(
+        self, contract: Contract, request: ListRequest, rows: list[Row], position: int, *, more: bool
+    ) -> bytes:
+        freshness_ms = contract.options.freshness.ToMilliseconds()
+        now = time.time_ns() // 1_000_000
+        response = SealedList(position=Position(product=contract.name, log=self._log.id, offset=position))
+        for row in rows:
+            stale_ms = row.seen_ms + freshness_ms
+            stale = _timestamp(stale_ms) if stale_ms < now else None
+            response.entries.append(SealedEntry(source=row.source, stale_since=stale, record=row.record))
+        if more:
+            last = rows[-1]
+            response.next_page_token = _Token(position, (last.source, last.key)).text(request, self._log.id)
+        return response.SerializeToString()
+
+
+class _Token:
+    """Where the next page begins. It is no secret and grants nothing: it only names a place in the state."""
+
+    def __init__(self, position: int | None, after: tuple[str, bytes] | None) -> None:
+        self.position = position
+        self.after = after
+
+    @classmethod
+    def read(cls, request: ListRequest, log: str) -> "_Token":
+        if not request.page_token:
+            return cls(None, None)
+        try:
+            own, query, position, source, key = json.loads(base64.urlsafe_b64decode(request.page_token))
+            if own != log or query != _digest(request):
+                raise ValueError("another log or another filter")
+            return cls(int(position), (str(source), bytes.fromhex(key)))
+        except (ValueError, TypeError, binascii.Error):
+            raise InvalidInput("the page token is not of this listing; start again without it") from None
+
+    def text(self, request: ListRequest, log: str) -> str:
+        source, key = self.after or ("", b"")
+        content = json.dumps([log, _digest(request), self.position, source, key.hex()])
+        return base64.urlsafe_b64encode(content.encode()).decode()
+
+
+def _digest(request: ListRequest) -> str:
+    return sha256(request.filter.encode()).hex()[:16]
+
+
+def _matching(contract: Contract, wanted: Predicate, rows: Sequence[Row]) -> list[Row]:
+    record_class = message_class(contract.record)
+    return [row for row in rows if wanted(row.source, record_class.FromString(row.record))]
+
+
+def _timestamp(milliseconds: int) -> Timestamp:
+    moment = Timestamp()
+    moment.FromDatetime(datetime.fromtimestamp(milliseconds / 1_000, UTC))
+    return moment

@@ -1,0 +1,80 @@
+"""The products of a domain: their present contracts, and every schema version that is still in use."""
+
+import asyncio
+from collections.abc import Iterable
+
+from telltale.contract.image import Image
+from telltale.contract.product import Contract, contracts_in
+from telltale.contract.schema import Schema, incompatibilities
+from telltale.domain.log import ProductLog
+from telltale.errors import InvalidInput, LimitExceeded, NotFound, Precondition
+
+# Versions of contracts that one domain keeps: years of releases of dozens of products.
+_MAX_SCHEMAS = 2_000
+
+
+class Products:
+    """What a domain offers. Schemas are kept in the log and outlive the version that made them."""
+
+    def __init__(self, image: Image, log: ProductLog) -> None:
+        self.image = image
+        self._log = log
+        self.contracts = {contract.name: contract for contract in contracts_in(image)}
+        self._schemas: dict[bytes, Schema] = {}
+        self._lock = asyncio.Lock()
+
+    async def load(self) -> None:
+        """Reads the schemas that the log holds and adds those of the present contracts."""
+        for data in await self._log.schemas():
+            schema = await asyncio.to_thread(Schema.parse, data)
+            self._schemas[schema.sha256] = schema
+        for contract in self.contracts.values():
+            await self.register(Schema.of(self.image, contract).data)
+
+    def contract(self, product: str) -> Contract:
+        try:
+            return self.contracts[product]
+        except KeyError:
+            raise NotFound(f"{product} is no product of this domain") from None
+
+    def schema(self, sha256: bytes) -> Schema:
+        try:
+            return self._schemas[sha256]
+        except KeyError:
+            raise NotFound(f"no schema {sha256.hex()} is registered here") from None
+
+    def knows(self, sha256: bytes) -> bool:
+        return sha256 in self._schemas
+
+    async def register(self, data: bytes) -> Schema:
+        """Keeps a schema; raises Precondition when it contradicts a version that is known."""
+        schema = await asyncio.to_thread(Schema.parse, data)
+        async with self._lock:
+            if schema.sha256 in self._schemas:
+                return schema
+            if len(self._schemas) >= _MAX_SCHEMAS:
+                raise LimitExceeded("schemas", f"this domain keeps {_MAX_SCHEMAS} schemas and has them all")
+            for contract in schema.contracts():
+                self._check(contract)
+            await self._log.add_schema(data)
+            self._schemas[schema.sha256] = schema
+        return schema
+
+    def _check(self, offered: Contract) -> None:
+        present = self.contracts.get(offered.name)
+        if present is None:
+            raise InvalidInput(f"{offered.name} is no product of this domain; ask its owner to add it")
+        for known in self._versions(offered.name, present):
+            # Older sources register after newer ones, so either may be the one that grew.
+            problems = incompatibilities(known, offered)
+            if problems and incompatibilities(offered, known):
+                raise Precondition(
+                    f"the schema of {offered.name} contradicts a known version: {'; '.join(problems[:5])}"
+                )
+
+    def _versions(self, product: str, present: Contract) -> Iterable[Contract]:
+        yield present
+        for schema in self._schemas.values():
+            for contract in schema.contracts():
+                if contract.name == product:
+                    yield contract

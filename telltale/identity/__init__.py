@@ -1,0 +1,1 @@
+"""Who a process is: keys, certificates, trust bundles, tokens, and the life of an identity."""

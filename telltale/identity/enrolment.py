@@ -1,0 +1,134 @@
+"""The client of a trust domain's authority: certificates for a join token or a certificate, and tokens."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol, TypeVar
+
+import grpc
+import grpc.aio
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from telltale.api.mesh.v1 import authority_pb2, authority_pb2_grpc
+from telltale.errors import InvalidInput, TelltaleError, Unauthenticated, Unavailable
+from telltale.identity.credentials import Credentials
+from telltale.identity.dialling import dial
+from telltale.identity.keys import new_key, signing_request
+from telltale.identity.trust import Trust
+from telltale.naming import SpiffeId, server_name
+
+_TIMEOUT = 10.0
+_MARK = "join-"
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class JoinToken:
+    """What a new workload gets from its operator: a secret, and the name that the secret is good for.
+
+    As text: `join-<secret>@<trust domain><path>`.
+    """
+
+    secret: str
+    spiffe_id: SpiffeId
+
+    @classmethod
+    def parse(cls, text: str) -> "JoinToken":
+        """Reads a join token; raises InvalidInput without repeating the secret."""
+        secret, at, name = text.strip().partition("@")
+        if not secret.startswith(_MARK) or not at:
+            raise InvalidInput("this is no join token; expected join-<secret>@<trust domain>/<path>")
+        return cls(secret.removeprefix(_MARK), SpiffeId.parse(f"spiffe://{name}"))
+
+    def __str__(self) -> str:
+        return f"{_MARK}{self.secret}@{self.spiffe_id.trust_domain}{self.spiffe_id.path}"
+
+    def __repr__(self) -> str:
+        return f"JoinToken(for {self.spiffe_id})"
+
+
+@dataclass(frozen=True)
+class IssuedToken:
+    """A bearer token and when it ends."""
+
+    text: str
+    expires: datetime
+
+
+class Issuer(Protocol):
+    """Where a workload's next certificate and its tokens come from."""
+
+    async def renew(self, credentials: Credentials) -> Credentials:
+        """The next credentials of the same identity, with a new key."""
+        ...
+
+    async def token(self, credentials: Credentials, audiences: Sequence[str]) -> IssuedToken:
+        """A token for the services of these trust domains, bound to the certificate of these credentials."""
+        ...
+
+
+class AuthorityClient:
+    """An issuer on the wire."""
+
+    def __init__(self, trust: Trust, authority: str, enrollment: str) -> None:
+        self._trust = trust
+        self._authority = authority
+        self._enrollment = enrollment
+
+    async def enroll(self, token: JoinToken, key: ec.EllipticCurvePrivateKey) -> Credentials:
+        """Trades the join token for a certificate. The same token and key may be tried again."""
+        name = server_name("authority", token.spiffe_id.trust_domain)
+        async with dial(self._enrollment, name, self._trust.root_pem) as channel:
+            stub = authority_pb2_grpc.AuthorityStub(channel)
+            request = authority_pb2.EnrollRequest(join_token=str(token), signing_request=signing_request(key))
+            response = await self._asked(lambda: stub.Enroll(request, timeout=_TIMEOUT), self._enrollment)
+        return self._checked(Credentials(key, tuple(response.certificates)), token.spiffe_id)
+
+    async def renew(self, credentials: Credentials) -> Credentials:
+        key = new_key()
+        async with self._channel(credentials) as channel:
+            stub = authority_pb2_grpc.AuthorityStub(channel)
+            request = authority_pb2.RenewRequest(signing_request=signing_request(key))
+            response = await self._asked(lambda: stub.Renew(request, timeout=_TIMEOUT), self._authority)
+        return self._checked(Credentials(key, tuple(response.certificates)), credentials.spiffe_id)
+
+    async def token(self, credentials: Credentials, audiences: Sequence[str]) -> IssuedToken:
+        async with self._channel(credentials) as channel:
+            stub = authority_pb2_grpc.AuthorityStub(channel)
+            request = authority_pb2.IssueTokenRequest(audiences=audiences)
+            response = await self._asked(lambda: stub.IssueToken(request, timeout=_TIMEOUT), self._authority)
+        return IssuedToken(response.token, response.expire_time.ToDatetime(UTC))
+
+    def _channel(self, credentials: Credentials) -> grpc.aio.Channel:
+        name = server_name("authority", credentials.spiffe_id.trust_domain)
+        return dial(self._authority, name, self._trust.root_pem, credentials)
+
+    def _checked(self, credentials: Credentials, expected: SpiffeId) -> Credentials:
+        """Refuses a certificate that others would refuse, where the reason can still be told."""
+        leaf, *issuers = credentials.certificates
+        issued = self._trust.identify(leaf, issuers, datetime.now(UTC))
+        if issued != expected:
+            raise Unauthenticated(f"the authority issued a certificate for {issued} instead of {expected}")
+        return credentials
+
+    async def _asked(self, call: Callable[[], Awaitable[_T]], address: str) -> _T:
+        try:
+            return await call()
+        except grpc.aio.AioRpcError as failed:
+            raise _translated(failed, address) from failed
+
+
+def _translated(failed: grpc.aio.AioRpcError, address: str) -> TelltaleError:
+    """The authority's refusals as this process's errors; whatever may pass by itself is Unavailable."""
+    detail = f"the authority at {address} says: {failed.details()}"
+    match failed.code():
+        case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.PERMISSION_DENIED:
+            return Unauthenticated(detail)
+        case grpc.StatusCode.INVALID_ARGUMENT:
+            return InvalidInput(detail)
+        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.DEADLINE_EXCEEDED:
+            return Unavailable(
+                f"the authority at {address} cannot be reached or is not the one expected: {failed.details()}"
+            )
+        case _:
+            return Unavailable(detail)

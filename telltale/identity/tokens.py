@@ -1,0 +1,122 @@
+"""Bearer tokens: JWT, ES256, at most 15 minutes, bound to the certificate of the one who may use them."""
+
+import base64
+import hashlib
+import hmac
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import jwt
+
+from telltale.errors import InvalidInput, Unauthenticated
+from telltale.identity.trust import Trust
+from telltale.naming import SpiffeId
+
+ALGORITHM = "ES256"
+LONGEST_LIFE = timedelta(minutes=15)
+# Clocks of two machines may differ by this much before a fresh token looks like one of the future.
+_CLOCK_SKEW = timedelta(minutes=1)
+_REMEMBERED = 10_000
+# A token names one subject and at most 16 audiences; anything longer is none of ours.
+_LARGEST = 8 * 1024
+
+
+@dataclass(frozen=True)
+class Token:
+    """What a verified token says."""
+
+    subject: SpiffeId
+    expires: datetime
+
+
+def confirmation(thumbprint: bytes) -> str:
+    """A certificate's SHA-256 as a token carries it in `cnf.x5t#S256` (RFC 8705)."""
+    return base64.urlsafe_b64encode(thumbprint).rstrip(b"=").decode()
+
+
+class TokenVerifier:
+    """Verifies tokens for the services of one trust domain."""
+
+    def __init__(self, trust: Trust, audience: str) -> None:
+        self._trust = trust
+        self._audience = audience
+        self._verified: OrderedDict[tuple[bytes, bytes | None], Token] = OrderedDict()
+
+    def verify(self, token: str, thumbprint: bytes | None) -> Token:
+        """Who the token speaks of. `thumbprint` is that of the certificate on the wire, and None only for a
+        token whose binding a trusted forwarder has checked. Raises Unauthenticated with what to do."""
+        key = (hashlib.sha256(token.encode("utf-8", "replace")).digest(), thumbprint)
+        known = self._verified.get(key)
+        if known is not None and known.expires.timestamp() > time.time():
+            self._verified.move_to_end(key)
+            return known
+        verified = self._verify(token, thumbprint)
+        self._verified[key] = verified
+        if len(self._verified) > _REMEMBERED:
+            self._verified.popitem(last=False)
+        return verified
+
+    def _verify(self, token: str, thumbprint: bytes | None) -> Token:
+        if len(token) > _LARGEST:
+            raise Unauthenticated(
+                f"a token of {len(token)} characters is too long; fetch one from your authority"
+            )
+        claims = self._signed_claims(token)
+        try:
+            subject = SpiffeId.parse(claims["sub"])
+            issued, expires = float(claims["iat"]), float(claims["exp"])
+            bound_to = claims["cnf"]["x5t#S256"]
+        except (InvalidInput, KeyError, TypeError, ValueError, AttributeError) as wrong:
+            raise Unauthenticated("the token lacks sub, iat, exp or cnf.x5t#S256; fetch a new one") from wrong
+        if subject.trust_domain != claims["iss"]:
+            raise Unauthenticated(
+                f"{claims['iss']} may not issue tokens for {subject}; ask its own authority"
+            )
+        if (
+            expires - issued > LONGEST_LIFE.total_seconds()
+            or issued > time.time() + _CLOCK_SKEW.total_seconds()
+        ):
+            raise Unauthenticated(
+                "the token lives longer than 15 minutes or is of the future; fetch a new one"
+            )
+        if not isinstance(bound_to, str) or (
+            thumbprint is not None
+            and not hmac.compare_digest(bound_to.encode(), confirmation(thumbprint).encode())
+        ):
+            raise Unauthenticated(
+                f"the token of {subject} is bound to another certificate; fetch one with the one in use"
+            )
+        return Token(subject, datetime.fromtimestamp(expires, UTC))
+
+    def _signed_claims(self, token: str) -> dict[str, Any]:
+        """The claims of a token that its issuer signed for this audience and that has not expired."""
+        try:
+            header = jwt.get_unverified_header(token)
+            issuer = jwt.decode(token, options={"verify_signature": False}).get("iss")
+            if not isinstance(issuer, str):
+                raise Unauthenticated("the token names no issuer; fetch one from your authority")
+            key = self._trust.token_keys(issuer).get(str(header.get("kid")))
+            if key is None:
+                raise Unauthenticated(f"the token's key is not one of {issuer}; fetch a new one")
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                key,
+                # Never what the token's header says: it could say `none`, or HS256 with the public key.
+                algorithms=[ALGORITHM],
+                audience=self._audience,
+                issuer=issuer,
+                # `iat` is checked with the lifetime, with room for skewed clocks.
+                options={"require": ["iss", "sub", "aud", "iat", "exp", "jti"], "verify_iat": False},
+            )
+            return claims
+        except jwt.ExpiredSignatureError:
+            raise Unauthenticated("the token expired; fetch a new one from your authority") from None
+        except jwt.InvalidAudienceError:
+            raise Unauthenticated(
+                f"the token is not meant for {self._audience}; ask your authority for one with that audience"
+            ) from None
+        except (jwt.PyJWTError, ValueError, TypeError) as refused:
+            raise Unauthenticated(f"the token does not hold ({refused}); fetch a new one") from None

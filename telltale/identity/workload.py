@@ -1,0 +1,262 @@
+"""The life of a workload's identity: it enrols once, renews itself at half-life, and fetches its tokens."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import structlog
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from telltale.errors import ConfigurationError, TelltaleError, Unauthenticated, Unavailable
+from telltale.identity.channel import RenewingChannel
+from telltale.identity.credentials import Credentials
+from telltale.identity.dialling import backoff, dial
+from telltale.identity.enrolment import AuthorityClient, IssuedToken, Issuer, JoinToken
+from telltale.identity.keys import key_pem, load_key, new_key, write_secret
+from telltale.identity.trust import Trust
+from telltale.naming import SpiffeId
+from telltale.settings import IdentitySettings
+
+# The key while its first certificate is on the way: a retry after a crash must come with the same one.
+_ENROLLING = "enrolling.key"
+# A workload calls a handful of domains; a table of more would be a mistake of the caller.
+_MOST_TOKENS = 256
+
+_log = structlog.get_logger("telltale.identity")
+
+
+class Workload:
+    """A process with an identity. Its credentials may be replaced at any time while it lives."""
+
+    def __init__(self, credentials: Credentials, trust: Trust, issuer: Issuer) -> None:
+        self.trust = trust
+        self._credentials = credentials
+        self._issuer = issuer
+        self._tokens: dict[tuple[bytes, tuple[str, ...]], _HeldToken] = {}
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls, settings: IdentitySettings) -> "AsyncIterator[Workload]":
+        """Loads the identity from the state directory or enrols with the join token, and keeps it alive."""
+        trust = await asyncio.to_thread(Trust.load, settings.trust, settings.mesh)
+        authority = AuthorityClient(trust, settings.authority, settings.enrollment)
+        enrolment = _Enrolment(settings, authority)
+        me = cls(await enrolment.credentials(), trust, authority)
+        async with me.renewing(settings.state, enrolment):
+            yield me
+
+    @property
+    def credentials(self) -> Credentials:
+        return self._credentials
+
+    @property
+    def spiffe_id(self) -> SpiffeId:
+        return self._credentials.spiffe_id
+
+    async def token(self, *audiences: str) -> str:
+        """A token for the services of these trust domains, bound to the present certificate."""
+        while True:
+            credentials = self._credentials
+            key = (credentials.thumbprint, tuple(sorted(set(audiences))))
+            held = self._tokens.get(key)
+            if held is None:
+                if len(self._tokens) >= _MOST_TOKENS:
+                    self._tokens.clear()
+                held = self._tokens[key] = _HeldToken()
+            text = await held.text(self._issuer, credentials, key[1])
+            # A renewal in between left a token bound to a certificate that new channels no longer show.
+            if credentials is self._credentials:
+                return text
+
+    def channel(self, address: str, server_name: str) -> grpc.aio.Channel:
+        """A channel to the server that proves `server_name`; each call shows the present certificate."""
+        return RenewingChannel(
+            lambda: self._credentials,
+            lambda credentials: dial(address, server_name, self.trust.root_pem, credentials),
+        )
+
+    def server_credentials(self, *, require_client: bool = True) -> grpc.ServerCredentials:
+        """TLS for a server, which shows the certificate of the moment to every new connection."""
+        lock = threading.Lock()
+        shown = self._credentials
+
+        def fetch() -> grpc.ServerCertificateConfiguration | None:
+            # gRPC calls this on a thread of its own at every handshake; None means unchanged.
+            nonlocal shown
+            with lock:
+                current = self._credentials
+                if current is shown:
+                    return None
+                shown = current
+                return self._server_configuration(current)
+
+        return grpc.dynamic_ssl_server_credentials(
+            self._server_configuration(shown),
+            fetch,  # type: ignore[arg-type]  # the stubs do not know that None is allowed
+            require_client_authentication=require_client,
+        )
+
+    def sign(self, data: bytes) -> bytes:
+        """ECDSA P-256 with SHA-256, in DER."""
+        return self._credentials.key.sign(data, ec.ECDSA(hashes.SHA256()))
+
+    def _server_configuration(self, credentials: Credentials) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration(
+            [(credentials.key_pem, credentials.chain_pem)], root_certificates=self.trust.root_pem
+        )
+
+    @contextlib.asynccontextmanager
+    async def renewing(
+        self, state: Path | None = None, enrolment: "_Enrolment | None" = None
+    ) -> AsyncIterator[None]:
+        """Keeps the credentials fresh while the body runs."""
+        task = asyncio.create_task(self._renew_for_ever(state, enrolment), name="certificate renewal")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _renew_for_ever(self, state: Path | None, enrolment: "_Enrolment | None") -> None:
+        attempt = 0
+        while True:
+            await asyncio.sleep(self._until_renewal() if attempt == 0 else backoff(attempt))
+            try:
+                await self._renew(state, enrolment)
+                attempt = 0
+                _log.info(
+                    "certificate renewed",
+                    spiffe_id=str(self.spiffe_id),
+                    not_after=self._credentials.not_after.isoformat(),
+                )
+            except (TelltaleError, OSError) as failed:
+                attempt += 1
+                _log.warning(
+                    "certificate not renewed; trying again",
+                    spiffe_id=str(self.spiffe_id),
+                    not_after=self._credentials.not_after.isoformat(),
+                    error=str(failed),
+                )
+
+    def _until_renewal(self) -> float:
+        """Seconds until half of the certificate's life is over."""
+        life = self._credentials.not_after - self._credentials.not_before
+        due = self._credentials.not_before + life / 2
+        return max(0.0, (due - datetime.now(UTC)).total_seconds())
+
+    async def _renew(self, state: Path | None, enrolment: "_Enrolment | None") -> None:
+        if enrolment is not None and datetime.now(UTC) >= self._credentials.not_after:
+            credentials = await enrolment.credentials()
+        else:
+            credentials = await self._issuer.renew(self._credentials)
+        if state is not None:
+            await asyncio.to_thread(credentials.save, state)
+        self._credentials = credentials
+
+
+class _HeldToken:
+    """One token, fetched anew at half of its life, once for all who wait for it."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._issued: IssuedToken | None = None
+        self._fresh_until = datetime.min.replace(tzinfo=UTC)
+
+    async def text(self, issuer: Issuer, credentials: Credentials, audiences: tuple[str, ...]) -> str:
+        async with self._lock:
+            now = datetime.now(UTC)
+            if self._issued is None or now >= self._fresh_until:
+                try:
+                    self._issued = await issuer.token(credentials, audiences)
+                    self._fresh_until = now + (self._issued.expires - now) / 2
+                except Unavailable:
+                    # A short outage of the authority stops nobody whose token still holds.
+                    if self._issued is None or now >= self._issued.expires - timedelta(seconds=1):
+                        raise
+            return self._issued.text
+
+
+class _Enrolment:
+    """How a workload comes to its first credentials, and back to some after it slept too long."""
+
+    def __init__(self, settings: IdentitySettings, authority: AuthorityClient) -> None:
+        self._state = settings.state
+        self._token_file = settings.join_token_file
+        self._authority = authority
+
+    async def credentials(self) -> Credentials:
+        """Those of the state directory while they are valid, otherwise new ones for the join token."""
+        held = await asyncio.to_thread(Credentials.load, self._state)
+        token = await asyncio.to_thread(self._join_token)
+        # A join token for another name means that this directory is to become somebody else.
+        if held is not None and (token is None or token.spiffe_id == held.spiffe_id):
+            try:
+                held.check()
+                return held
+            except Unauthenticated:
+                if token is None:
+                    raise
+        if token is None:
+            raise ConfigurationError(
+                f"there is no identity in {self._state} and no join token; "
+                "set TELLTALE_JOIN_TOKEN_FILE to a file with a fresh one"
+            )
+        return await self._enroll(token)
+
+    async def _enroll(self, token: JoinToken) -> Credentials:
+        key = await asyncio.to_thread(self._key)
+        attempt = 0
+        while True:
+            try:
+                credentials = await self._authority.enroll(token, key)
+                break
+            except Unavailable as unreachable:
+                attempt += 1
+                _log.info(
+                    "waiting for the authority", spiffe_id=str(token.spiffe_id), reason=str(unreachable)
+                )
+                await asyncio.sleep(backoff(attempt))
+            except Unauthenticated as refused:
+                raise Unauthenticated(
+                    f"cannot join as {token.spiffe_id}: {refused}. Ask for a new join token and put it into "
+                    f"{self._token_file}"
+                ) from refused
+        await asyncio.to_thread(self._joined, credentials)
+        _log.info("joined", spiffe_id=str(credentials.spiffe_id), not_after=credentials.not_after.isoformat())
+        return credentials
+
+    def _join_token(self) -> JoinToken | None:
+        if self._token_file is None:
+            return None
+        try:
+            return JoinToken.parse(self._token_file.read_text())
+        except FileNotFoundError:
+            return None
+        except OSError as unreadable:
+            raise ConfigurationError(
+                f"cannot read the join token {self._token_file}: {unreadable.strerror}"
+            ) from unreadable
+
+    def _key(self) -> ec.EllipticCurvePrivateKey:
+        path = self._state / _ENROLLING
+        if path.exists():
+            return load_key(path)
+        key = new_key()
+        write_secret(path, key_pem(key))
+        return key
+
+    def _joined(self, credentials: Credentials) -> None:
+        credentials.save(self._state)
+        (self._state / _ENROLLING).unlink(missing_ok=True)
+        if self._token_file is not None:
+            try:
+                self._token_file.unlink(missing_ok=True)
+            except OSError as kept:
+                # It may be mounted read-only; the authority takes it only once anyway.
+                _log.warning("used join token not deleted", file=str(self._token_file), error=str(kept))

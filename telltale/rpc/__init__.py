@@ -1,0 +1,1 @@
+"""Servers and channels: mTLS, who calls, limits, errors as statuses, health."""

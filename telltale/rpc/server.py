@@ -1,0 +1,81 @@
+"""A server of the mesh: mTLS 1.3, limits, keepalive, health, and a guard around every handler."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+import grpc.aio
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from telltale.errors import ConfigurationError
+from telltale.identity.dialling import LARGEST_MESSAGE, LARGEST_METADATA
+from telltale.identity.tokens import LONGEST_LIFE
+from telltale.identity.workload import Workload
+from telltale.rpc.auth import CallAuthenticator
+from telltale.rpc.guard import Guard
+
+# Seconds for calls in flight once streams were told to return.
+_GRACE = 5.0
+_MOST_STREAMS_PER_CONNECTION = 1_000
+_MOST_CALLS = 20_000
+# TLS looks at a certificate at the handshake only: connections are made anew this often,
+_CONNECTION_AGE_MS = 60 * 60 * 1000
+# and nobody's stream is cut by that, because its token ends first.
+_CONNECTION_GRACE_MS = int(LONGEST_LIFE.total_seconds() * 1000) + 60_000
+
+SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+    ("grpc.max_metadata_size", LARGEST_METADATA),
+    ("grpc.absolute_max_metadata_size", LARGEST_METADATA),
+    ("grpc.max_concurrent_streams", _MOST_STREAMS_PER_CONNECTION),
+    ("grpc.max_connection_age_ms", _CONNECTION_AGE_MS),
+    ("grpc.max_connection_age_grace_ms", _CONNECTION_GRACE_MS),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Clients ping every 30 s; with the default of 5 minutes they would be sent away.
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    # Two processes on one port would take turns and confuse everybody.
+    ("grpc.so_reuseport", 0),
+)
+
+_log = structlog.get_logger("telltale.rpc")
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    me: Workload,
+    listen: str,
+    authenticator: CallAuthenticator | None,
+    add: Callable[[grpc.aio.Server], None],
+    *,
+    grace: float = _GRACE,
+) -> AsyncIterator[int]:
+    """Serves what `add` adds on `listen` (host:port, port 0 for any) while the body runs; yields the port.
+
+    Without an authenticator peers need no certificate: only enrolment is served like that.
+    Handlers that stream responses should be async generators. Those that a client streams to
+    send their initial metadata as soon as they have decided to go on, because clients wait for it.
+    """
+    guard = Guard(authenticator)
+    server = grpc.aio.server(
+        interceptors=[guard], options=SERVER_OPTIONS, maximum_concurrent_rpcs=_MOST_CALLS
+    )
+    state = health.aio.HealthServicer()  # type: ignore[attr-defined]  # missing in the stubs
+    health_pb2_grpc.add_HealthServicer_to_server(state, server)
+    add(server)
+    try:
+        port = server.add_secure_port(listen, me.server_credentials(require_client=authenticator is not None))
+    except RuntimeError as refused:
+        raise ConfigurationError(
+            f"cannot listen on {listen}: the address is taken or not of this host"
+        ) from refused
+    await server.start()
+    try:
+        await state.set("", health_pb2.HealthCheckResponse.SERVING)
+        _log.info("serving", spiffe_id=str(me.spiffe_id), listen=listen, port=port)
+        yield port
+    finally:
+        await state.enter_graceful_shutdown()
+        guard.end_streams()
+        await server.stop(grace)

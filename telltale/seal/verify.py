@@ -1,0 +1,209 @@
+"""Verifies sealed batches against the verifier's own trust bundle, never against what a stream says.
+
+A batch holds when its signer's chain was valid at the sealed time, the signer's one SPIFFE ID is the
+batch's source, and the signature and the payload's digest fit.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from google.protobuf.message import DecodeError
+
+from telltale.api.mesh.v1.batch_pb2 import Header, SealedBatch
+from telltale.api.mesh.v1.ingest_pb2 import RefusalReason
+from telltale.errors import BatchRefused, InvalidInput, Unauthenticated
+from telltale.identity.trust import Trust
+from telltale.naming import SpiffeId, domain_of, owner_of
+from telltale.seal.sealing import (
+    MAX_HEADER_BYTES,
+    MAX_PAYLOAD_BYTES,
+    MAX_RECORDS,
+    SIGNATURE_CONTEXT,
+    sha256,
+)
+
+# How far a source's clock may run ahead.
+MAX_FUTURE = timedelta(minutes=5)
+# Certificates that a verifier remembers: leaves of a large fleet over a few renewals.
+_MAX_CERTIFICATES = 50_000
+_MAX_CERTIFICATE_BYTES = 8 << 10
+# Generations of one issuing authority that overlap.
+_MAX_GENERATIONS = 2
+
+
+@dataclass(frozen=True)
+class _Signer:
+    """A leaf whose chain was found valid, and from when to when it stays so."""
+
+    spiffe_id: SpiffeId
+    key: ec.EllipticCurvePublicKey
+    not_before: datetime
+    not_after: datetime
+
+
+def open_header(batch: SealedBatch) -> Header:
+    """Parses a header and checks everything that needs no key; raises BatchRefused when it is malformed."""
+    if len(batch.header) > MAX_HEADER_BYTES:
+        raise _malformed(f"the header has {len(batch.header)} bytes; at most {MAX_HEADER_BYTES} are taken")
+    if len(batch.payload) > MAX_PAYLOAD_BYTES:
+        raise BatchRefused(
+            RefusalReason.REFUSAL_REASON_TOO_LARGE,
+            f"the payload has {len(batch.payload)} bytes; at most {MAX_PAYLOAD_BYTES} are taken",
+        )
+    try:
+        header = Header.FromString(batch.header)
+        SpiffeId.parse(header.source)
+        owner_of(header.product)
+    except (DecodeError, InvalidInput) as wrong:
+        raise _malformed(f"the header does not parse: {wrong}") from None
+    if header.record_count > MAX_RECORDS:
+        raise BatchRefused(
+            RefusalReason.REFUSAL_REASON_TOO_LARGE,
+            f"the batch has {header.record_count} records; at most {MAX_RECORDS} are taken",
+        )
+    if not header.epoch or not header.sequence:
+        raise _malformed("epoch and sequence start at 1")
+    # SQLite and every consumer's integers are signed.
+    if max(header.epoch, header.sequence) >= 1 << 63:
+        raise _malformed("epoch and sequence stay below 2^63")
+    for name in ("payload_sha256", "schema_sha256", "signer_sha256"):
+        if len(getattr(header, name)) != 32:
+            raise _malformed(f"{name} is no SHA-256")
+    if len(header.previous_header_sha256) not in (0, 32):
+        raise _malformed("previous_header_sha256 is no SHA-256")
+    if not header.origin:
+        raise _malformed("origin is missing")
+    _sealed_time(header)
+    return header
+
+
+class Verifier:
+    """Verifies batches of any number of streams. Not thread-safe: one at a time."""
+
+    def __init__(self, trust: Trust) -> None:
+        self._trust = trust
+        self._certificates: OrderedDict[bytes, bytes] = OrderedDict()
+        self._authorities: dict[bytes, list[bytes]] = {}
+        self._signers: OrderedDict[bytes, _Signer] = OrderedDict()
+
+    def learn(self, certificates: Iterable[bytes]) -> None:
+        """Remembers certificates in DER that batches may name. Knowing one is not trusting it."""
+        for der in certificates:
+            thumbprint = sha256(der)
+            if len(der) > _MAX_CERTIFICATE_BYTES or thumbprint in self._certificates:
+                continue
+            try:
+                certificate = x509.load_der_x509_certificate(der)
+            except ValueError:
+                continue
+            self._certificates[thumbprint] = der
+            if _is_authority(certificate):
+                generations = self._authorities.setdefault(certificate.subject.public_bytes(), [])
+                generations.append(der)
+                del generations[:-_MAX_GENERATIONS]
+        while len(self._certificates) > _MAX_CERTIFICATES:
+            self._certificates.popitem(last=False)
+
+    def verify(self, batch: SealedBatch, now: datetime) -> Header:
+        """The header of a batch that holds; raises BatchRefused with the reason when it does not."""
+        header = open_header(batch)
+        sealed_time = _sealed_time(header)
+        if sealed_time > now + MAX_FUTURE:
+            raise BatchRefused(
+                RefusalReason.REFUSAL_REASON_FUTURE,
+                f"sealed {sealed_time - now} ahead of this clock; set the clock of {header.source}",
+                final=False,
+            )
+        signer = self._signer(header.signer_sha256, sealed_time)
+        if str(signer.spiffe_id) != header.source:
+            raise BatchRefused(
+                RefusalReason.REFUSAL_REASON_FOREIGN_SOURCE,
+                f"signed by {signer.spiffe_id} in the name of {header.source}",
+            )
+        try:
+            signer.key.verify(batch.signature, SIGNATURE_CONTEXT + batch.header, ec.ECDSA(hashes.SHA256()))
+        except InvalidSignature:
+            raise _signature("the signature does not fit the header") from None
+        if sha256(batch.payload) != header.payload_sha256:
+            raise _signature("the payload is not the one that was signed")
+        return header
+
+    def certificates_of(self, header: Header) -> tuple[bytes, ...]:
+        """The signer's leaf and its issuer in DER, as far as they are known."""
+        leaf = self._certificates.get(header.signer_sha256)
+        if leaf is None:
+            return ()
+        return (leaf, *self._issuers_of(x509.load_der_x509_certificate(leaf)))
+
+    def _signer(self, thumbprint: bytes, at: datetime) -> _Signer:
+        known = self._signers.get(thumbprint)
+        if known is not None and known.not_before <= at <= known.not_after:
+            return known
+        der = self._certificates.get(thumbprint)
+        if der is None:
+            raise _signature(f"the signer's certificate {thumbprint.hex()[:16]} did not come with the batch")
+        try:
+            leaf = x509.load_der_x509_certificate(der)
+            issuers = self._issuers_of(leaf)
+            spiffe_id = self._trust.identify(der, list(issuers), at)
+        except (Unauthenticated, InvalidInput, ValueError) as wrong:
+            raise _signature(f"the signer's certificate does not hold at the sealed time: {wrong}") from None
+        key = leaf.public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise _signature("the signer's key is not of P-256")
+        chain = [leaf, *(x509.load_der_x509_certificate(issuer) for issuer in issuers)]
+        signer = _Signer(
+            spiffe_id,
+            key,
+            max(certificate.not_valid_before_utc for certificate in chain),
+            min(certificate.not_valid_after_utc for certificate in chain),
+        )
+        self._signers[thumbprint] = signer
+        while len(self._signers) > _MAX_CERTIFICATES:
+            self._signers.popitem(last=False)
+        return signer
+
+    def _issuers_of(self, leaf: x509.Certificate) -> tuple[bytes, ...]:
+        # Every generation of the issuing authority; the trust store picks the one that fits.
+        return tuple(self._authorities.get(leaf.issuer.public_bytes(), ()))
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, ValueError):
+        return False
+
+
+def check_owner(header: Header, *, open_to_all: bool, mesh: str) -> None:
+    """Raises BatchRefused unless the source's domain owns the product or the product is open to all."""
+    source = SpiffeId.parse(header.source)
+    if domain_of(source.trust_domain, mesh) != owner_of(header.product) and not open_to_all:
+        raise BatchRefused(
+            RefusalReason.REFUSAL_REASON_FOREIGN_SOURCE,
+            f"{header.source} publishes to {header.product}, which belongs to another domain",
+        )
+
+
+def _sealed_time(header: Header) -> datetime:
+    try:
+        sealed_time = header.sealed_time.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise _malformed("sealed_time is no time") from None
+    if sealed_time.year < 2000:
+        raise _malformed("sealed_time is missing")
+    return sealed_time
+
+
+def _malformed(detail: str) -> BatchRefused:
+    return BatchRefused(RefusalReason.REFUSAL_REASON_MALFORMED, detail)
+
+
+def _signature(detail: str) -> BatchRefused:
+    return BatchRefused(RefusalReason.REFUSAL_REASON_SIGNATURE, detail)

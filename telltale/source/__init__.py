@@ -1,0 +1,1 @@
+"""The producing end of the mesh: records are sealed, spooled durably, and pushed until they are acked."""

@@ -1,0 +1,238 @@
+"""A source of data products: publishes records by sealing them into the spool, from where they are pushed."""
+
+import asyncio
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Self
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from telltale.api.mesh.v1.batch_pb2 import Header, Loss, LossReason, Origin, SealedBatch, Snapshot
+from telltale.api.mesh.v1.product_pb2 import Kind
+from telltale.contract.image import Image
+from telltale.contract.product import Contract, contracts_in
+from telltale.contract.schema import Schema
+from telltale.errors import InvalidInput
+from telltale.identity.workload import Workload
+from telltale.seal.sealing import seal
+from telltale.source.pusher import Pusher
+from telltale.source.spool import Draft, Sealed, Spool, SpoolFull, Usage
+from telltale.wire import fields
+
+# A batch is closed at these sizes: large enough to carry its fixed cost, small enough to move quickly.
+_BATCH_RECORDS = 5_000
+_BATCH_BYTES = 256 << 10
+# Field numbers of a product's Records message.
+_RECORDS, _REMOVED = 1, 2
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """Where a source keeps and sends its batches.
+
+    path: file of the spool. address: `host:port` of the domain service. trust_domain: of that service.
+    max_bytes: bound of the spool. drain: how long closing waits for acks.
+    """
+
+    path: Path
+    address: str
+    trust_domain: str
+    max_bytes: int = 1 << 30
+    drain: timedelta = timedelta(seconds=3)
+    origin: Origin = Origin.ORIGIN_AUTHENTICATED
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The payload of one batch to be."""
+
+    payload: bytes
+    records: int
+    first: Timestamp | None
+    last: Timestamp | None
+
+
+# Carries only what its header declares.
+_EMPTY = _Part(b"", 0, None, None)
+
+
+class Source:
+    """Publishes records of the products that `image` describes. Use as `async with`."""
+
+    def __init__(self, me: Workload, settings: SourceSettings, image: Image) -> None:
+        self._me = me
+        self._settings = settings
+        self._contracts = {contract.name: contract for contract in contracts_in(image)}
+        self._schemas = {name: Schema.of(image, contract) for name, contract in self._contracts.items()}
+        self._spool = Spool(settings.path, settings.max_bytes)
+        self._pusher = Pusher(
+            me,
+            self._spool,
+            settings.address,
+            settings.trust_domain,
+            {schema.sha256: schema.data for schema in self._schemas.values()},
+            self._reseal,
+        )
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        # A new spool starts its chains above all that an earlier spool of this source can have made.
+        self._epoch = time.time_ns() // 1_000_000
+        self._tasks = asyncio.TaskGroup()
+        self._holes_declared = 0
+        self.records_published = 0
+        self.records_lost = 0
+
+    async def __aenter__(self) -> Self:
+        await self._spool.__aenter__()
+        await self._tasks.__aenter__()
+        self._push = self._tasks.create_task(self._pusher.run())
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        try:
+            await self._pusher.drained(self._settings.drain.total_seconds())
+        finally:
+            self._push.cancel()
+            await self._tasks.__aexit__(None, None, None)
+            await self._spool.__aexit__(None, None, None)
+
+    @property
+    def products(self) -> frozenset[str]:
+        return frozenset(self._contracts)
+
+    @property
+    def holes_declared(self) -> int:
+        """Grows whenever batches were given up: inventories need a new snapshot then."""
+        return self._holes_declared + self._pusher.batches_refused
+
+    async def usage(self) -> Usage:
+        return await self._spool.usage()
+
+    @property
+    def last_ack(self) -> float | None:
+        """Unix time of the last ack, None before the first."""
+        return self._pusher.last_ack
+
+    async def publish(
+        self,
+        product: str,
+        records: Sequence[Message],
+        *,
+        removed: Sequence[Message] = (),
+        losses: Sequence[Loss] = (),
+    ) -> None:
+        """Seals records and keeps them; they are pushed, in order, as soon as the domain can be reached.
+
+        What does not fit into the spool is counted and declared with the product's next batch.
+        """
+        contract = self._contract(product)
+        async with self._locks[product]:
+            for loss in losses:
+                await self._spool.lose(product, loss)
+            parts = list(_parts(contract, records, removed))
+            if parts or losses:
+                await self._append(contract, parts or [_EMPTY], None)
+
+    async def snapshot(self, product: str, records: Sequence[Message]) -> None:
+        """Publishes everything that an inventory has; it replaces this source's state as a whole."""
+        contract = self._contract(product)
+        async with self._locks[product]:
+            parts = list(_parts(contract, records, ())) or [_EMPTY]
+            await self._append(contract, parts, Snapshot(id=uuid.uuid4().hex))
+
+    def _contract(self, product: str) -> Contract:
+        contract = self._contracts.get(product)
+        if contract is None:
+            known = ", ".join(sorted(self._contracts))
+            raise InvalidInput(f"{product} is no product of this source; it has {known}")
+        return contract
+
+    async def _append(self, contract: Contract, parts: Sequence[_Part], snapshot: Snapshot | None) -> None:
+        seals = []
+        for index, part in enumerate(parts):
+            place = None
+            if snapshot is not None:
+                place = Snapshot(id=snapshot.id, end=index == len(parts) - 1, index=index)
+            seals.append(lambda draft, part=part, place=place: self._seal(contract, draft, part, place))
+        count = sum(part.records for part in parts)
+        sheddable = contract.kind == Kind.KIND_SAMPLES
+        try:
+            shed, _ = await self._spool.append(contract.name, self._epoch, seals, sheddable=sheddable)
+        except SpoolFull:
+            self.records_lost += count
+            loss = Loss(records=count, reason=LossReason.LOSS_REASON_BOUND, detail="the spool was full")
+            await self._spool.lose(contract.name, loss)
+            # A lost delta leaves the inventory wrong until the next snapshot.
+            self._holes_declared += 1
+            return
+        self.records_published += count
+        self._holes_declared += shed
+        self._pusher.wake()
+
+    def _seal(self, contract: Contract, draft: Draft, part: _Part, place: Snapshot | None) -> Sealed:
+        header = Header(
+            product=contract.name,
+            source=str(self._me.spiffe_id),
+            record_count=part.records,
+            first_event_time=part.first,
+            last_event_time=part.last,
+            schema_sha256=self._schemas[contract.name].sha256,
+            snapshot=place,
+            losses=draft.losses,
+            origin=self._settings.origin,
+        )
+        return self._finish(header, draft, part.payload)
+
+    def _reseal(self, draft: Draft, batch: SealedBatch) -> Sealed:
+        return self._finish(Header.FromString(batch.header), draft, batch.payload)
+
+    def _finish(self, header: Header, draft: Draft, payload: bytes) -> Sealed:
+        header.epoch = draft.epoch
+        header.sequence = draft.sequence
+        header.previous_header_sha256 = draft.previous_header_sha256
+        del header.holes[:]
+        header.holes.extend(draft.holes)
+        header.sealed_time.FromNanoseconds(time.time_ns())
+        credentials = self._me.credentials
+        return Sealed(seal(credentials, header, payload), header.record_count, credentials.certificates)
+
+
+def _parts(contract: Contract, records: Sequence[Message], removed: Sequence[Message]) -> Iterator[_Part]:
+    """Cuts records into payloads of bounded size."""
+    chunk: list[tuple[int, bytes]] = []
+    size = 0
+    times: list[tuple[int, int]] = []
+    numbered = [(_RECORDS, record) for record in records] + [(_REMOVED, record) for record in removed]
+    for number, record in numbered:
+        encoded = record.SerializeToString()
+        if chunk and (len(chunk) >= _BATCH_RECORDS or size + len(encoded) > _BATCH_BYTES):
+            yield _part(chunk, times)
+            chunk, size, times = [], 0, []
+        chunk.append((number, encoded))
+        size += len(encoded)
+        if record.HasField(contract.time_field):
+            moment = getattr(record, contract.time_field)
+            times.append((moment.seconds, moment.nanos))
+    if chunk:
+        yield _part(chunk, times)
+
+
+def _part(chunk: Sequence[tuple[int, bytes]], times: Sequence[tuple[int, int]]) -> _Part:
+    payload = b"".join(
+        fields(number, [encoded for kind, encoded in chunk if kind == number])
+        for number in (_RECORDS, _REMOVED)
+    )
+    if not times:
+        return _Part(payload, len(chunk), None, None)
+    first, last = min(times), max(times)
+    return _Part(
+        payload,
+        len(chunk),
+        Timestamp(seconds=first[0], nanos=first[1]),
+        Timestamp(seconds=last[0], nanos=last[1]),
+    )

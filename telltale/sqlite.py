@@ -1,0 +1,172 @@
+"""One writer, many readers: a SQLite file behind an event loop, with group commit.
+
+Everything that is submitted while a commit runs goes into the next one, so that the cost of an
+fsync is shared by all who wait for it.
+"""
+
+import asyncio
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from telltale.errors import Unavailable
+
+_T = TypeVar("_T")
+
+# A statement of somebody else's lock should be over long before.
+_BUSY_SECONDS = 10.0
+# Enough for one commit to be worth its fsync, small enough to bound what waits for it.
+_GROUP_LIMIT = 512
+_READERS = 2
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """Opens a database the way all of Telltale does: WAL, durable commits, explicit transactions."""
+    if read_only:
+        connection = sqlite3.connect(
+            f"file:{path}?mode=ro",
+            uri=True,
+            timeout=_BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        connection.execute("PRAGMA query_only = ON")
+        return connection
+    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode = WAL")
+    # FULL syncs the log at each commit: only then is a commit a promise.
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+class Database:
+    """A SQLite file with one writing thread and a few reading ones. Use as `async with`."""
+
+    def __init__(self, path: Path, schema: Iterable[str]) -> None:
+        self._path = path
+        self._schema = tuple(schema)
+        self._jobs: queue.SimpleQueue[
+            tuple[Callable[[sqlite3.Connection], Any], asyncio.Future[Any]] | None
+        ] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix=f"read-{path.stem}")
+        self._local = threading.local()
+        self._read_connections: list[sqlite3.Connection] = []
+        self.commits = 0
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        connection = await asyncio.to_thread(self._create)
+        self._thread = threading.Thread(
+            target=self._write_for_ever, args=(connection,), name=f"write-{self._path.stem}", daemon=True
+        )
+        self._thread.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._jobs.put(None)
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._readers.shutdown)
+        for connection in self._read_connections:
+            connection.close()
+
+    async def write(self, change: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Runs `change` in the writing thread and returns its result when it is durable.
+
+        Changes commit in groups; one that raises is rolled back alone and raises here.
+        """
+        return await self.submit(change)
+
+    def submit(self, change: Callable[[sqlite3.Connection], _T]) -> "asyncio.Future[_T]":
+        """Like write, but keeps the order of calls without waiting for each."""
+        future: asyncio.Future[_T] = self._loop.create_future()
+        self._jobs.put((change, future))
+        return future
+
+    async def read(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Runs `question` on a read-only connection in a reading thread."""
+        return await self._loop.run_in_executor(self._readers, self._ask, question)
+
+    def _create(self) -> sqlite3.Connection:
+        # Nobody else may read what lies in a log or a spool.
+        previous = os.umask(0o077)
+        try:
+            connection = connect(self._path)
+        finally:
+            os.umask(previous)
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in self._schema:
+            connection.execute(statement)
+        connection.execute("COMMIT")
+        return connection
+
+    def _ask(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = connect(self._path, read_only=True)
+            self._local.connection = connection
+            self._read_connections.append(connection)
+        connection.execute("BEGIN")
+        try:
+            return question(connection)
+        finally:
+            connection.execute("COMMIT")
+
+    def _write_for_ever(self, connection: sqlite3.Connection) -> None:
+        running = True
+        while running:
+            group = [self._jobs.get()]
+            while len(group) < _GROUP_LIMIT and not self._jobs.empty():
+                group.append(self._jobs.get())
+            running = group[-1] is not None
+            outcomes = self._commit(connection, [job for job in group if job is not None])
+            self._loop.call_soon_threadsafe(_resolve, outcomes)
+        connection.close()
+
+    def _commit(
+        self,
+        connection: sqlite3.Connection,
+        group: list[tuple[Callable[[sqlite3.Connection], Any], "asyncio.Future[Any]"]],
+    ) -> list[tuple["asyncio.Future[Any]", Any, BaseException | None]]:
+        outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for change, future in group:
+                connection.execute("SAVEPOINT one")
+                try:
+                    outcomes.append((future, change(connection), None))
+                except Exception as refused:
+                    connection.execute("ROLLBACK TO one")
+                    outcomes.append((future, None, refused))
+                connection.execute("RELEASE one")
+            connection.execute("COMMIT")
+            self.commits += 1
+        except sqlite3.Error as failed:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            cause = Unavailable(
+                f"{self._path} cannot be written: {failed}; check the disk's space and health"
+            )
+            return [(future, None, cause) for _, future in group]
+        return outcomes
+
+
+def _resolve(outcomes: list[tuple["asyncio.Future[Any]", Any, BaseException | None]]) -> None:
+    for future, result, error in outcomes:
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)

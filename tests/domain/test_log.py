@@ -1,0 +1,211 @@
+"""The product log keeps what it acked, in order, once; and an inventory's state is what its source said."""
+
+import time
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from telltale.api.mesh.v1.batch_pb2 import Header, SealedBatch, Snapshot
+from telltale.api.mesh.v1.ingest_pb2 import RefusalReason
+from telltale.domain.inventory import Change, Query
+from telltale.domain.log import Candidate, ProductLog
+from telltale.errors import BatchRefused
+from telltale.seal.sealing import sha256
+
+PRODUCT = "servers.inventory"
+SOURCE = "spiffe://servers.telltale.test/agent/web1"
+
+
+class Chain:
+    """Candidates of one chain, without signatures: the log does not look at them."""
+
+    def __init__(self, source: str = SOURCE, product: str = PRODUCT, epoch: int = 1) -> None:
+        self.source, self.product, self.epoch = source, product, epoch
+        self.sequence, self.previous = 0, b""
+
+    def next(
+        self, change: Change | None = None, snapshot: Snapshot | None = None, skip: int = 0
+    ) -> Candidate:
+        self.sequence += 1 + skip
+        header = Header(
+            product=self.product,
+            source=self.source,
+            epoch=self.epoch,
+            sequence=self.sequence,
+            previous_header_sha256=self.previous,
+            snapshot=snapshot,
+        )
+        encoded = header.SerializeToString()
+        self.previous = sha256(encoded)
+        batch = SealedBatch(header=encoded, payload=b"payload").SerializeToString()
+        return Candidate(header, self.previous, batch, (b"leaf", b"issuer"), change)
+
+
+@pytest.fixture
+async def log(tmp_path: Path) -> AsyncIterator[ProductLog]:
+    async with ProductLog(tmp_path / "log.db") as made:
+        yield made
+
+
+def reason(refused: BatchRefused | None) -> RefusalReason | None:
+    return refused.reason if refused is not None else None
+
+
+async def test_batches_come_back_in_order_with_their_delivery(log: ProductLog) -> None:
+    chain = Chain()
+    assert await log.append([chain.next() for _ in range(5)]) == [None] * 5
+    entries = await log.after(PRODUCT, 0, 1 << 20)
+    batches = [SealedBatch.FromString(entry.batch) for entry in entries]
+    assert [Header.FromString(batch.header).sequence for batch in batches] == [1, 2, 3, 4, 5]
+    assert all(batch.delivery and batch.payload == b"payload" for batch in batches)
+    assert await log.certificates_of(entries[0].signer) == (b"leaf", b"issuer")
+
+
+async def test_a_batch_pushed_again_is_acked_and_kept_once(log: ProductLog) -> None:
+    one = Chain().next()
+    assert await log.append([one, one]) == [None, None]
+    assert await log.append([one]) == [None]
+    assert len(await log.after(PRODUCT, 0, 1 << 20)) == 1
+
+
+async def test_another_batch_in_the_same_place_is_a_fork(log: ProductLog) -> None:
+    chain, clone = Chain(), Chain()
+    await log.append([chain.next(), chain.next()])
+    forked = clone.next(snapshot=Snapshot(id="other"))
+    assert reason((await log.append([forked]))[0]) == RefusalReason.REFUSAL_REASON_FORK
+    following = clone.next()
+    assert reason((await log.append([following]))[0]) == RefusalReason.REFUSAL_REASON_FORK
+    third = clone.next()
+    assert reason((await log.append([third]))[0]) == RefusalReason.REFUSAL_REASON_FORK
+    assert len(await log.after(PRODUCT, 0, 1 << 20)) == 2
+
+
+async def test_a_gap_is_taken_and_what_comes_too_late_is_not_acked(log: ProductLog) -> None:
+    chain = Chain()
+    first, late = chain.next(), chain.next()
+    after = chain.next(skip=1)
+    assert await log.append([first, after]) == [None, None]
+    assert reason((await log.append([late]))[0]) == RefusalReason.REFUSAL_REASON_BROKEN_CHAIN
+
+
+async def test_a_stale_epoch_is_refused_for_now(log: ProductLog) -> None:
+    await log.append([Chain(epoch=5).next()])
+    (refused,) = await log.append([Chain(epoch=4).next()])
+    assert reason(refused) == RefusalReason.REFUSAL_REASON_STALE_EPOCH
+    assert refused is not None and not refused.final
+
+
+async def test_a_chain_goes_on_behind_a_refused_batch(log: ProductLog) -> None:
+    chain = Chain()
+    bad = chain.next()
+    refused = BatchRefused(RefusalReason.REFUSAL_REASON_MALFORMED, "bad")
+    rejected = Candidate(bad.header, bad.header_sha256, b"", (), refused=refused)
+    assert await log.append([rejected, chain.next()]) == [refused, None]
+    assert await log.append([rejected]) == [refused]
+
+
+async def test_a_chain_is_remembered_though_retention_passed(log: ProductLog) -> None:
+    chain = Chain(product="servers.disk_usage")
+    one = chain.next()
+    await log.append([one])
+    extent = await log.extent("servers.disk_usage")
+    time.sleep(0.002)  # the clock must have moved past the batch
+    assert await log.prune({"servers.disk_usage": timedelta(0)}) == 1
+    assert await log.append([one]) == [None]
+    assert await log.after("servers.disk_usage", 0, 1 << 20) == []
+    assert (await log.extent("servers.disk_usage")).pruned_through == extent.latest
+
+
+async def test_a_log_keeps_its_identity_over_restarts_and_a_new_one_has_another(tmp_path: Path) -> None:
+    async with ProductLog(tmp_path / "log.db") as first:
+        known = first.id
+    async with ProductLog(tmp_path / "log.db") as again:
+        assert again.id == known
+    async with ProductLog(tmp_path / "new.db") as other:
+        assert other.id != known
+
+
+async def test_arrival_is_announced(log: ProductLog) -> None:
+    arrival = log.arrival(PRODUCT)
+    await log.append([Chain().next()])
+    await arrival.wait()
+
+
+async def state(log: ProductLog, source: str = SOURCE) -> dict[bytes, bytes]:
+    page = await log.page(Query(PRODUCT, None, None, 1_000))
+    return {row.key: row.record for row in page.rows if row.source == source}
+
+
+async def test_a_snapshot_that_lacks_a_part_changes_nothing(log: ProductLog) -> None:
+    chain = Chain()
+    await log.append([chain.next(Change({b"a": b"1"}), Snapshot(id="s", index=0, end=True))])
+    parts = [
+        chain.next(Change({b"b": b"1"}), Snapshot(id="t", index=0)),
+        chain.next(Change({b"c": b"1"}), Snapshot(id="t", index=2, end=True), skip=1),
+    ]
+    assert await log.append(parts) == [None, None]
+    assert await state(log) == {b"a": b"1"}
+
+
+async def test_retention_keeps_what_the_state_needs(log: ProductLog) -> None:
+    chain = Chain()
+    for name in ("s", "t"):
+        await log.append([chain.next(Change({b"a": b"1"}), Snapshot(id=name, end=True))])
+    await log.append([chain.next(Change({b"b": b"1"}))])
+    time.sleep(0.002)  # the clock must have moved past the batches
+    await log.prune({PRODUCT: timedelta(0)})
+    left = await log.state_after(PRODUCT, 0, 1 << 40, 1 << 20)
+    headers = [Header.FromString(SealedBatch.FromString(entry.batch).header) for entry in left]
+    assert [header.snapshot.id for header in headers] == ["t", ""]
+
+
+async def test_pages_show_the_state_at_one_position(log: ProductLog) -> None:
+    chain = Chain()
+    await log.append([chain.next(Change({b"a": b"1", b"b": b"1"}), Snapshot(id="s", end=True))])
+    first = await log.page(Query(PRODUCT, None, None, 1))
+    await log.append([chain.next(Change({b"b": b"2", b"c": b"2"}))])
+    second = await log.page(Query(PRODUCT, first.position, (SOURCE, b"a"), 10))
+    assert [(row.key, row.record) for row in second.rows] == [(b"b", b"1")]
+
+
+KEYS = st.sampled_from([b"a", b"b", b"c", b"d"])
+RECORDS = st.dictionaries(KEYS, st.sampled_from([b"1", b"2"]), max_size=4)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("delta"), RECORDS, st.lists(KEYS, max_size=2)),
+        st.tuples(st.just("snapshot"), RECORDS, st.integers(1, 3)),
+        st.tuples(st.just("unfinished"), RECORDS, st.integers(1, 3)),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(STEPS)
+async def test_the_state_is_the_last_whole_snapshot_and_the_deltas_since(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, dict[bytes, bytes], object]]
+) -> None:
+    expected: dict[bytes, bytes] = {}
+    chain = Chain()
+    async with ProductLog(tmp_path_factory.mktemp("log") / "log.db") as log:
+        for number, (kind, records, detail) in enumerate(steps):
+            if kind == "delta":
+                assert isinstance(detail, list)
+                await log.append([chain.next(Change(records, detail))])
+                expected.update(records)
+                for key in detail:
+                    expected.pop(key, None)
+                continue
+            assert isinstance(detail, int)
+            items = list(records.items())
+            for index in range(detail):
+                end = kind == "snapshot" and index == detail - 1
+                place = Snapshot(id=str(number), index=index, end=end)
+                await log.append([chain.next(Change(dict(items[index::detail])), place)])
+            if kind == "snapshot":
+                expected = dict(records)
+        assert await state(log) == expected

@@ -1,0 +1,140 @@
+"""The policies that ship grant what their comments say; wrong ones are refused with their line."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from telltale.contract.image import own_image
+from telltale.contract.product import Contract, contracts_in
+from telltale.domain.policy import ACTIONS, Policy
+from telltale.errors import ConfigurationError, InvalidInput
+from telltale.naming import SpiffeId
+
+MESH = "telltale.internal"
+SERVICES = Path(__file__).parents[2] / "services"
+READ = {"discover", "subscribe", "list"}
+
+
+def who(domain: str, path: str, mesh: str = MESH) -> SpiffeId:
+    return SpiffeId.parse(f"spiffe://{domain}.{mesh}{path}")
+
+
+def contracts(domain: str) -> tuple[Contract, ...]:
+    return contracts_in(own_image(domain))
+
+
+def policy(domain: str) -> Policy:
+    return Policy.load(SERVICES / domain / "policy.cedar")
+
+
+def allowed(domain: str, principal: SpiffeId, contract: Contract) -> set[str]:
+    rules = policy(domain)
+    return {action for action in ACTIONS if rules.decide(principal, action, contract, MESH).allowed}
+
+
+@pytest.mark.parametrize("domain", ["servers", "platform"])
+@pytest.mark.parametrize(
+    ("principal", "may"),
+    [
+        (who("platform", "/gateway"), {"discover", "subscribe"}),
+        (who("platform", "/writer"), READ),
+        (who("analysis", "/service"), READ),
+        (who("operators", "/ada"), READ),
+        (who("cloud-iam", "/agent/h1"), set()),
+        (who("servers", "/service"), set()),
+    ],
+)
+def test_every_reader_may_read_and_nobody_may_act_or_replay(
+    domain: str, principal: SpiffeId, may: set[str]
+) -> None:
+    pushes = {"push"} if domain == "platform" and principal.trust_domain != f"operators.{MESH}" else set()
+    for contract in contracts(domain):
+        assert allowed(domain, principal, contract) == may | pushes, contract.name
+
+
+def test_agents_publish_to_their_own_domain_and_read_nothing() -> None:
+    for contract in contracts("servers"):
+        assert allowed("servers", who("servers", "/agent/h1"), contract) == {"push"}
+        assert allowed("servers", who("network", "/agent/h1"), contract) == set()
+
+
+def test_a_workload_that_is_called_like_an_agent_is_none() -> None:
+    contract = contracts("servers")[0]
+    for path in ("/agent", "/agents/h1", "/x/agent/h1"):
+        assert allowed("servers", who("servers", path), contract) == set()
+
+
+def test_the_analysis_service_publishes_to_its_own_domain_only() -> None:
+    finding = contracts("servers")[0]
+    rules = policy("analysis")
+    assert not rules.decide(who("analysis", "/service"), "push", finding, MESH).allowed
+
+
+def test_a_principal_of_another_mesh_is_denied() -> None:
+    contract = contracts("platform")[0]
+    decision = policy("platform").decide(who("servers", "/agent/h1", "evil.example"), "push", contract, MESH)
+    assert not decision.allowed
+    assert "is no trust domain of the mesh" in decision.reason
+
+
+def test_a_decision_names_the_rule_that_made_it() -> None:
+    contract = contracts("servers")[0]
+    rules = policy("servers")
+    permitted = rules.decide(who("platform", "/writer"), "list", contract, MESH)
+    assert permitted.reason == "permitted by writer-stores"
+    denied = rules.decide(who("platform", "/writer"), "push", contract, MESH)
+    assert denied.reason.startswith(f"no policy permits `push` on {contract.name} (")
+    assert denied.reason.endswith("to spiffe://platform.telltale.internal/writer")
+
+
+def test_a_rule_that_forbids_wins_and_is_named() -> None:
+    rules = Policy(
+        '@id("all") permit (principal, action, resource);\n'
+        '@id("not-personal") forbid (principal, action, resource) when { resource.kind == "samples" };'
+    )
+    by_kind = {contract.kind: contract for contract in contracts("servers")}
+    answers = {kind: rules.decide(who("a", "/b"), "list", one, MESH) for kind, one in by_kind.items()}
+    assert answers[1].reason == "forbidden by not-personal"
+    assert answers[2].allowed and answers[3].allowed
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('// first;\n@id("a")\npermit (principal, action, oops);', "policy.cedar, line 2: found an invalid"),
+        (
+            '@id("a")\npermit (principal, action, resource);\n\npermit (',
+            "policy.cedar, line 4: unexpected end",
+        ),
+        (
+            '@id("a;")\npermit (principal,\naction == Action::"pusch", resource);',
+            "line 1: unrecognized action",
+        ),
+        ('@id("a") permit (principal, action, resource) when { resource.colour == "" };', "`colour`"),
+        ("permit (principal, action, resource);", "one has none"),
+        ('@id("a") permit (principal, action, resource);' * 2, "'a' is used twice"),
+        ('@id("a', "policy.cedar"),
+    ],
+)
+def test_a_wrong_policy_is_refused_at_the_start_with_its_line(text: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        Policy(text)
+
+
+def test_a_missing_policy_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"no\.cedar cannot be read"):
+        Policy.load(tmp_path / "no.cedar")
+
+
+def test_an_unknown_action_is_a_mistake_of_the_caller_not_a_denial() -> None:
+    with pytest.raises(InvalidInput, match="is no action"):
+        Policy("").decide(who("a", "/b"), "pull", contracts("servers")[0], MESH)
+
+
+def test_no_rule_names_a_product() -> None:
+    names = [contract.name for domain in ("servers", "platform") for contract in contracts(domain)]
+    for path in SERVICES.glob("*/policy.cedar"):
+        rules = "".join(line for line in path.read_text().splitlines() if not line.lstrip().startswith("//"))
+        assert "resource.name" not in rules
+        assert not [name for name in names if name in rules], path

@@ -1,0 +1,117 @@
+"""A batch holds only when its source signed exactly these bytes with a certificate that was valid then."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from telltale.api.mesh.v1.batch_pb2 import SealedBatch
+from telltale.api.mesh.v1.ingest_pb2 import RefusalReason
+from telltale.errors import BatchRefused
+from telltale.seal.verify import Verifier, check_owner
+from tests.support.batches import DISK_USAGE, Chain, disk_usage, header_of
+from tests.support.mesh import Mesh
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Mesh:
+    return Mesh.create(tmp_path, "servers", "platform")
+
+
+def verifier(mesh: Mesh, chain: Chain) -> Verifier:
+    made = Verifier(mesh.trust)
+    made.learn(chain.credentials.certificates)
+    return made
+
+
+def refusal(mesh: Mesh, chain: Chain, batch: SealedBatch, now: datetime | None = None) -> RefusalReason:
+    with pytest.raises(BatchRefused) as refused:
+        verifier(mesh, chain).verify(batch, now or datetime.now(UTC))
+    return refused.value.reason
+
+
+def test_a_batch_of_its_source_holds(mesh: Mesh) -> None:
+    chain = Chain(mesh.credentials("servers", "/agent/web1"))
+    batch = chain.next([disk_usage("/")])
+    header = verifier(mesh, chain).verify(batch, datetime.now(UTC))
+    assert (header.product, header.sequence, header.record_count) == (DISK_USAGE, 1, 1)
+
+
+def test_a_flipped_bit_in_payload_header_or_signature_is_refused(mesh: Mesh) -> None:
+    chain = Chain(mesh.credentials("servers", "/agent/web1"))
+    batch = chain.next([disk_usage("/")])
+    for field in ("payload", "signature"):
+        data = bytearray(getattr(batch, field))
+        data[len(data) // 2] ^= 1
+        forged = SealedBatch(header=batch.header, signature=batch.signature, payload=batch.payload)
+        setattr(forged, field, bytes(data))
+        assert refusal(mesh, chain, forged) == RefusalReason.REFUSAL_REASON_SIGNATURE
+    header = header_of(batch)
+    header.record_count += 1
+    forged = SealedBatch(header=header.SerializeToString(), signature=batch.signature, payload=batch.payload)
+    assert refusal(mesh, chain, forged) == RefusalReason.REFUSAL_REASON_SIGNATURE
+
+
+def test_a_batch_in_another_source_s_name_is_refused(mesh: Mesh) -> None:
+    chain = Chain(mesh.credentials("servers", "/agent/web1"))
+    batch = chain.next([disk_usage("/")], source=str(mesh.spiffe_id("servers", "/agent/web2")))
+    assert refusal(mesh, chain, batch) == RefusalReason.REFUSAL_REASON_FOREIGN_SOURCE
+
+
+def test_a_signer_of_another_root_is_refused(mesh: Mesh, tmp_path: Path) -> None:
+    other = Mesh.create(tmp_path / "other", "servers")
+    chain = Chain(other.credentials("servers", "/agent/web1"))
+    assert refusal(mesh, chain, chain.next([disk_usage("/")])) == RefusalReason.REFUSAL_REASON_SIGNATURE
+
+
+def test_a_signer_whose_certificate_did_not_come_is_refused(mesh: Mesh) -> None:
+    chain = Chain(mesh.credentials("servers", "/agent/web1"))
+    with pytest.raises(BatchRefused) as refused:
+        Verifier(mesh.trust).verify(chain.next([disk_usage("/")]), datetime.now(UTC))
+    assert refused.value.reason == RefusalReason.REFUSAL_REASON_SIGNATURE
+
+
+def test_the_certificate_must_be_valid_when_sealed_and_need_not_be_now(mesh: Mesh) -> None:
+    chain = Chain(mesh.credentials("servers", "/agent/web1"))
+    batch = chain.next([disk_usage("/")])
+    verifier(mesh, chain).verify(batch, datetime.now(UTC) + timedelta(days=400))
+    before = chain.next([disk_usage("/")], sealed_at=NOW - timedelta(days=2))
+    assert refusal(mesh, chain, before) == RefusalReason.REFUSAL_REASON_SIGNATURE
+
+
+def test_a_batch_from_the_future_may_come_again_later(mesh: Mesh) -> None:
+    chain = Chain(mesh.credentials("servers", "/agent/web1"))
+    batch = chain.next([disk_usage("/")], sealed_at=NOW + timedelta(minutes=6))
+    with pytest.raises(BatchRefused) as refused:
+        verifier(mesh, chain).verify(batch, NOW)
+    assert refused.value.reason == RefusalReason.REFUSAL_REASON_FUTURE
+    assert not refused.value.final
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"product": "no product"},
+        {"source": "spiffe://"},
+        {"epoch": 0},
+        {"sequence": 0},
+        {"sequence": 1 << 63},
+        {"schema_sha256": b"short"},
+        {"previous_header_sha256": b"short"},
+        {"origin": 0},
+    ],
+)
+def test_a_header_against_the_contract_is_malformed(mesh: Mesh, overrides: dict[str, object]) -> None:
+    chain = Chain(mesh.credentials("servers", "/agent/web1"))
+    batch = chain.next([disk_usage("/")], **overrides)
+    assert refusal(mesh, chain, batch) == RefusalReason.REFUSAL_REASON_MALFORMED
+
+
+def test_only_the_owner_s_domain_publishes_unless_the_product_is_open(mesh: Mesh) -> None:
+    chain = Chain(mesh.credentials("platform", "/writer"))
+    header = header_of(chain.next([disk_usage("/")]))
+    check_owner(header, open_to_all=True, mesh=mesh.name)
+    with pytest.raises(BatchRefused):
+        check_owner(header, open_to_all=False, mesh=mesh.name)

@@ -1,0 +1,149 @@
+"""What the spool took survives anything; what it could not take is declared."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from telltale.api.mesh.v1.batch_pb2 import Header, HoleReason, Loss, LossReason, SealedBatch
+from telltale.api.mesh.v1.ingest_pb2 import ChainHead, Refusal, RefusalReason
+from telltale.seal.sealing import sha256
+from telltale.source.spool import Draft, Sealed, Spool, SpoolFull
+
+PRODUCT = "servers.disk_usage"
+
+
+def sealer(size: int = 100, records: int = 1):  # type: ignore[no-untyped-def]
+    def seal(draft: Draft) -> Sealed:
+        header = Header(
+            product=PRODUCT,
+            epoch=draft.epoch,
+            sequence=draft.sequence,
+            previous_header_sha256=draft.previous_header_sha256,
+            holes=draft.holes,
+            losses=draft.losses,
+        )
+        batch = SealedBatch(header=header.SerializeToString(), payload=b"x" * size)
+        return Sealed(batch, records, (b"leaf", b"issuer"))
+
+    return seal
+
+
+def reseal(draft: Draft, batch: SealedBatch) -> Sealed:
+    return sealer(len(batch.payload))(draft)
+
+
+async def headers(spool: Spool) -> list[Header]:
+    spooled = await spool.after(0, 1 << 30, 10_000)
+    return [Header.FromString(SealedBatch.FromString(one.batch).header) for one in spooled]
+
+
+async def test_a_chain_goes_on_after_a_restart_and_after_acks(tmp_path: Path) -> None:
+    async with Spool(tmp_path / "spool.db", 1 << 20) as spool:
+        await spool.append(PRODUCT, 7, [sealer(), sealer()], sheddable=True)
+        first, second = await spool.after(0, 1 << 20, 10)
+        assert second.certificates == (b"leaf", b"issuer")
+        await spool.forget([first.id, second.id])
+    async with Spool(tmp_path / "spool.db", 1 << 20) as spool:
+        await spool.append(PRODUCT, 999, [sealer()], sheddable=True)
+        (third,) = await headers(spool)
+    assert (third.epoch, third.sequence) == (7, 3)
+    assert third.previous_header_sha256 == sha256(SealedBatch.FromString(second.batch).header)
+
+
+async def test_a_full_spool_sheds_the_oldest_samples_and_declares_the_hole(tmp_path: Path) -> None:
+    async with Spool(tmp_path / "spool.db", 4_000) as spool:
+        for _ in range(12):
+            await spool.append(PRODUCT, 1, [sealer(500, records=3)], sheddable=True)
+        left = await headers(spool)
+        usage = await spool.usage()
+    assert usage.bytes <= 4_000
+    declared = {hole.first_sequence: hole for header in left for hole in header.holes}
+    assert left[0].sequence > 1
+    assert all(hole.reason == HoleReason.HOLE_REASON_SHED for hole in declared.values())
+    assert all(hole.records == 3 * (hole.last_sequence - hole.first_sequence + 1) for hole in declared.values())
+    covered = {n for hole in declared.values() for n in range(hole.first_sequence, hole.last_sequence + 1)}
+    # The newest hole waits for the next batch; everything before it is declared.
+    assert set(range(1, left[0].sequence)) - covered <= {left[0].sequence - 1}
+
+
+async def test_what_may_not_be_shed_is_refused_whole(tmp_path: Path) -> None:
+    async with Spool(tmp_path / "spool.db", 2_000) as spool:
+        await spool.append(PRODUCT, 1, [sealer(500)], sheddable=False)
+        with pytest.raises(SpoolFull):
+            await spool.append(PRODUCT, 1, [sealer(500), sealer(500), sealer(500)], sheddable=False)
+        assert [header.sequence for header in await headers(spool)] == [1]
+        await spool.append(PRODUCT, 1, [sealer(10)], sheddable=False)
+        assert [header.sequence for header in await headers(spool)] == [1, 2]
+
+
+async def test_losses_wait_for_the_next_batch_and_add_up(tmp_path: Path) -> None:
+    loss = Loss(records=2, reason=LossReason.LOSS_REASON_BOUND, detail="full")
+    async with Spool(tmp_path / "spool.db", 1 << 20) as spool:
+        await spool.lose(PRODUCT, loss)
+        await spool.lose(PRODUCT, loss)
+    async with Spool(tmp_path / "spool.db", 1 << 20) as spool:
+        await spool.append(PRODUCT, 1, [sealer(), sealer()], sheddable=True)
+        first, second = await headers(spool)
+    assert [one.records for one in first.losses] == [4]
+    assert not second.losses
+
+
+async def test_a_refused_batch_becomes_a_hole(tmp_path: Path) -> None:
+    async with Spool(tmp_path / "spool.db", 1 << 20) as spool:
+        await spool.append(PRODUCT, 1, [sealer(records=5)], sheddable=False)
+        (spooled,) = await spool.after(0, 1 << 20, 10)
+        await spool.refuse(spooled, Refusal(reason=RefusalReason.REFUSAL_REASON_MALFORMED, detail="bad"))
+        await spool.append(PRODUCT, 1, [sealer()], sheddable=False)
+        (header,) = await headers(spool)
+    (hole,) = header.holes
+    assert (hole.first_sequence, hole.last_sequence, hole.records) == (1, 1, 5)
+    assert hole.reason == HoleReason.HOLE_REASON_REFUSED
+
+
+async def test_a_spool_behind_its_domain_starts_a_higher_epoch(tmp_path: Path) -> None:
+    async with Spool(tmp_path / "spool.db", 1 << 20) as spool:
+        await spool.append(PRODUCT, 5, [sealer(), sealer()], sheddable=True)
+        ahead = ChainHead(product=PRODUCT, epoch=9, sequence=4)
+        assert await spool.rechain([ahead], 7, reseal) == [PRODUCT]
+        first, second = await headers(spool)
+        assert [(one.epoch, one.sequence) for one in (first, second)] == [(10, 1), (10, 2)]
+        assert second.previous_header_sha256 == sha256(first.SerializeToString())
+        # What the domain knows is now behind: nothing is to be done.
+        assert await spool.rechain([ahead], 7, reseal) == []
+
+
+CRASHER = """
+import asyncio, sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from telltale.source.spool import Spool
+from tests.source.test_spool import PRODUCT, sealer
+
+async def main():
+    async with Spool(Path({path!r}), 1 << 30) as spool:
+        while True:
+            _, _ = await spool.append(PRODUCT, 1, [sealer()], sheddable=False)
+            print("kept", flush=True)
+
+asyncio.run(main())
+"""
+
+
+async def test_an_appended_batch_survives_kill_nine(tmp_path: Path) -> None:
+    path = tmp_path / "spool.db"
+    root = str(Path(__file__).parents[2])
+    script = CRASHER.format(root=root, path=str(path))
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        for _ in range(40):
+            child.stdout.readline()
+        os.kill(child.pid, signal.SIGKILL)
+        kept = 40 + sum(1 for line in child.stdout if line == "kept\n")
+    async with Spool(path, 1 << 30) as spool:
+        left = await headers(spool)
+    assert len(left) >= kept
+    assert [header.sequence for header in left] == list(range(1, len(left) + 1))
