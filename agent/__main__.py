@@ -4,13 +4,11 @@
 """
 
 import asyncio
-import signal
 import sys
 import time
 from collections.abc import Iterable
 
 import structlog
-import uvloop
 
 from agent import status_file
 from agent.collectors import CollectorFactory, Host
@@ -19,9 +17,10 @@ from agent.positions import Positions
 from agent.runner import Runner
 from agent.settings import AgentSettings
 from agent.status import SpoolStatus
+from telltale import process
 from telltale.contract.image import Image, own_image
 from telltale.contract.product import contracts_in
-from telltale.errors import Precondition, TelltaleError
+from telltale.errors import Precondition
 from telltale.identity.workload import Workload
 from telltale.naming import domain_of
 from telltale.settings import read_or_exit
@@ -32,10 +31,20 @@ log = structlog.get_logger(__name__)
 
 async def run(
     settings: AgentSettings,
+    stopping: asyncio.Event,
     collectors: Iterable[CollectorFactory] = COLLECTORS,
     image: Image | None = None,
 ) -> None:
-    """Runs an agent until it is cancelled; `image` describes the products, by default those of its domain."""
+    """Runs an agent until `stopping` is set; `image` describes its products, by default its domain's."""
+    async with asyncio.TaskGroup() as tasks:
+        collecting = tasks.create_task(_collect(settings, collectors, image))
+        await stopping.wait()
+        collecting.cancel()
+
+
+async def _collect(
+    settings: AgentSettings, collectors: Iterable[CollectorFactory], image: Image | None
+) -> None:
     async with Workload.open(settings) as me:
         trust_domain = me.spiffe_id.trust_domain
         image = image or own_image(domain_of(trust_domain, settings.mesh))
@@ -69,17 +78,6 @@ async def _tell_status(settings: AgentSettings, host: Host, source: Source, name
         await asyncio.sleep(status_file.WRITE_EVERY_SECONDS)
 
 
-async def _run_until_signalled(settings: AgentSettings) -> None:
-    """SIGTERM and SIGINT cancel the agent and unwind every lifetime; a second one cuts the drain short."""
-    task = asyncio.ensure_future(run(settings))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    try:
-        await task
-    except asyncio.CancelledError:
-        log.info("agent stopped; what is not acked waits in the spool")
-
-
 def _check(settings: AgentSettings) -> int:
     try:
         print(status_file.check(settings.state, time.time()))
@@ -89,18 +87,8 @@ def _check(settings: AgentSettings) -> int:
     return 0
 
 
-def main() -> int:
+if __name__ == "__main__":
     settings = read_or_exit(AgentSettings, "A host agent: collects, seals, spools and pushes.")
     if "--check" in sys.argv[1:]:
-        return _check(settings)
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    try:
-        uvloop.run(_run_until_signalled(settings))
-    except TelltaleError as wrong:
-        print(f"agent: {wrong}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        raise SystemExit(_check(settings))
+    process.run(lambda stopping: run(settings, stopping))

@@ -65,7 +65,6 @@ class Lane:
 
     async def look(self) -> None:
         """One reading: timed, counted, handed on. Raises nothing but cancellation."""
-        started = self._clock()
         reading = asyncio.ensure_future(self._threads.run(self._read))
         try:
             done, _ = await asyncio.wait([reading], timeout=STUCK_AFTER_SECONDS)
@@ -73,7 +72,7 @@ class Lane:
                 self._tell(
                     State.FAILING, f"one reading takes more than {STUCK_AFTER_SECONDS:.0f} s; something hangs"
                 )
-            records, losses = await reading
+            duration, records, losses = await reading
         except CannotCollect as reason:
             self._tell(State.UNAVAILABLE, str(reason), runs=1)
         except Exception as failed:
@@ -81,7 +80,7 @@ class Lane:
             self._tell(State.FAILING, _sentence(failed), runs=1, failures=1)
             log.debug("collector failed", product=self._outlet.product, exc_info=failed)
         else:
-            await _unbroken(self._hand_on(records, losses, duration=self._clock() - started))
+            await _unbroken(self._hand_on(records, losses, duration))
         finally:
             reading.cancel()
 
@@ -127,10 +126,11 @@ class Lane:
             self._lesser_way = ""
             await _unbroken(self._hand_on(*gathered.take()))
 
-    def _read(self) -> tuple[list[Message], list[Loss]]:
-        gathered = _Gathered()
+    def _read(self) -> tuple[float, list[Message], list[Loss]]:
+        """In a thread: what there is, and how many seconds that took."""
+        gathered, began = _Gathered(), time.monotonic()
         gathered.add(self._collector.collect())
-        return gathered.take()
+        return (time.monotonic() - began, *gathered.take())
 
     async def _hand_on(self, records: list[Message], losses: list[Loss], duration: float = 0.0) -> None:
         lost = sum(loss.records for loss in losses)

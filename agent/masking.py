@@ -1,7 +1,7 @@
 """Masks secrets in process arguments and other text before anything is sealed.
 
-A secret is known by the name before it (`--password x`, `TOKEN=x`), by the tool that takes it (`mysql -px`), or
-by its own shape (`ghp_...`). In doubt more is masked: that costs a little evidence, a leak costs a key.
+A secret is known by the name before it (`--password x`, `TOKEN=x`), by the tool that takes it (`mysql -px`),
+or by its own shape (`ghp_...`). In doubt more is masked: that costs a little evidence, a leak costs a key.
 """
 
 import re
@@ -15,6 +15,7 @@ _SPACE = re.compile(r"\s")
 _PIECES = re.compile(r"\s+|\S+")
 _QUOTES = "\"'"
 _LONG_FLAG = re.compile(r"--[A-Za-z][\w-]*+(?:=|$)")
+_FLAG = re.compile(r"--?[A-Za-z][\w.-]*+")
 _ASSIGNMENT = re.compile(r"([\w.:/-]{1,128}+)=")
 # What follows is a whole command, for a shell.
 _COMMAND_FLAG = re.compile(r"-[a-z]{0,4}c")
@@ -70,26 +71,26 @@ def _mask_words(words: list[str], mask_rest: Callable[[str], str]) -> list[str]:
         tool = TOOLS.get(word.rpartition("/")[2], tool)
         assignment = None if is_command else _ASSIGNMENT.match(word)
         is_command = _COMMAND_FLAG.fullmatch(word) is not None
-        if assignment is not None and is_secret_name(assignment.group(1)):
+        if flag := tool.attached_flag(word):
+            mask_value = _mask_after_name if flag in tool.userinfo else _mask_all
+            masked.append(flag + mask_value(word[len(flag) :]))
+        elif assignment is not None and is_secret_name(assignment.group(1)):
             masked.append(assignment.group() + _mask_all(word[assignment.end() :]))
         elif assignment is not None and assignment.group(1) in tool.userinfo:
             masked.append(assignment.group() + _mask_after_name(word[assignment.end() :]))
         elif word in tool.userinfo:
             announced = _mask_after_name
             masked.append(word)
-        elif word in tool.separate or (word.startswith("-") and not assignment and is_secret_name(word)):
+        elif word in tool.separate or (_FLAG.fullmatch(word) and is_secret_name(word)):
             announced = _mask_all
             masked.append(word)
-        elif flag := tool.attached_flag(word):
-            mask_value = _mask_after_name if flag in tool.userinfo else _mask_all
-            masked.append(flag + mask_value(word[len(flag) :]))
         else:
             masked.append(mask_rest(word))
     return masked
 
 
 def _mask_all(value: str) -> str:
-    return MASK if value else value
+    return MASK if value.strip(_QUOTES) not in ("", MASK) else value
 
 
 def _mask_after_name(value: str) -> str:

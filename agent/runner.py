@@ -42,12 +42,13 @@ class Runner:
                     f"a collector reads {collector.product}, which no contract describes; "
                     f"add its proto or correct the collector's `product`"
                 )
+            collector.interval = intervals.get(collector.product, collector.interval)
             self.lanes[collector.product] = Lane(
                 collector,
                 Outlet(by_name[collector.product], sink, clock),
                 host,
                 threads,
-                interval=intervals.get(collector.product, collector.interval).total_seconds(),
+                interval=collector.interval.total_seconds(),
                 phase=index / len(collectors),
                 clock=clock,
             )

@@ -7,12 +7,23 @@ from agent.secret_shapes import MASK
 
 # A name is split into words at punctuation and humps. It is secret-like when one of them is one of these ...
 _SECRET_WORDS = frozenset(
-    """password passwords passwd passwds pwd pass passphrase passcode pw psw pin secret secrets token tokens jwt
-    bearer credential credentials cred creds auth authorization apikey accesskey privatekey secretkey authkey
+    """password passwords passwd passwds pwd pass passphrase passcode pw psw pin secret secrets token tokens
+    jwt bearer credential credentials cred creds auth authorization apikey accesskey privatekey secretkey authkey
     cookie""".split()
 )
 # ... or ends in one of these ...
-_SECRET_ENDINGS = ("password", "passwd", "passphrase", "secret", "token", "apikey", "pwd", "secretkey", "accesskey")
+_SECRET_ENDINGS = (
+    "password",
+    "passwd",
+    "passphrase",
+    "secret",
+    "token",
+    "apikey",
+    "pwd",
+    "secretkey",
+    "accesskey",
+    "authorization",
+)
 # ... or one of these comes before `key`.
 _KINDS_OF_KEY = frozenset(
     """api access private secret auth account encryption signing master shared storage client license deploy
@@ -20,10 +31,13 @@ _KINDS_OF_KEY = frozenset(
 )
 # Unless its last word says that the value only points at the secret, or describes it.
 _HARMLESS_LAST_WORDS = frozenset(
-    """file files path dir directory filename location type mode method methods scheme url uri endpoint server host
-    ttl timeout expiry expiration lifetime length size limit count policy name stdin prompt env provider realm
-    domain plugin backend enabled required disabled algorithm algorithms fd sock socket version format""".split()
+    """file files path dir directory filename location type mode method methods scheme url uri endpoint
+    server host ttl timeout expiry expiration lifetime length size limit count policy name stdin prompt env
+    provider realm domain plugin backend enabled required disabled algorithm algorithms fd sock socket version
+    format""".split()
 )
+# Unless its first word says that there is none.
+_HARMLESS_FIRST_WORDS = frozenset(("no", "skip", "disable", "without", "ask", "prompt"))
 # `--max-tokens` counts.
 _COUNTING_WORDS = frozenset(("max", "min", "num", "number", "count", "limit", "total"))
 
@@ -37,7 +51,7 @@ def is_secret_name(name: str) -> bool:
     """Whether what a flag, variable, header or key of this name holds is a secret."""
     split = _PUNCTUATION.split(_HUMP.sub("-", name[-_MAX_NAME:]))
     words = [stem for word in split if (stem := word.lower().rstrip("0123456789"))]
-    if not words or words[-1] in _HARMLESS_LAST_WORDS:
+    if not words or words[-1] in _HARMLESS_LAST_WORDS or words[0] in _HARMLESS_FIRST_WORDS:
         return False
     if words[-1] == "tokens" and not _COUNTING_WORDS.isdisjoint(words):
         return False
@@ -46,8 +60,8 @@ def is_secret_name(name: str) -> bool:
     return any(kind in _KINDS_OF_KEY and word in ("key", "keys") for kind, word in pairwise(words))
 
 
-# A name and what parts it from its value: `name=`, `"name": `, `Name: `, `name => `. Only where a name begins, and
-# without giving back what was read, so that a long text is read once.
+# A name and what parts it from its value: `name=`, `"name": `, `Name: `, `name => `. Only where a name begins,
+# and without giving back what was read, so that a long text is read once.
 _NAME = re.compile(r"""(?<![\w.-])([\w.-]++)(?:\\?["'])?+\s{0,4}+(?:=>|[=:])\s{0,4}+""")
 _VALUE = re.compile(r"""\\?"(?:[^"\\]|\\[^"])*+(?:\\?")?|'[^']*+'?|[^\s&;,"'<>]++""")
 # These last to the end of the line, or of the quotes around it.
@@ -66,8 +80,9 @@ def mask_pairs(text: str) -> str:
     while found := _NAME.search(text, at):
         at = found.end()
         name, between = found.group(1), found.group()[len(found.group(1)) :]
-        # `https://` is a scheme and `a::b` a path of modules.
-        if text.startswith(("//", ":"), at):
+        # `https://` is a scheme, `a::b` a path of modules, `/run/secrets:/x` a mount, `/auth:1.2` an image.
+        is_path = between == ":" and text.endswith("/", 0, found.start())
+        if is_path or text.startswith(("//", ":"), at):
             continue
         is_header = ":" in between and name.lower() in _HEADERS
         if not is_header and not is_secret_name(name):

@@ -21,7 +21,9 @@ _SCHEME = re.compile(r"(?i)(?<![\w-])(bearer|basic|negotiate)([ \t]{1,4})[\w.~+/
 # JSON Web Tokens, and any JSON object in base64, which is how registries and clusters hand out credentials.
 _BASE64_JSON = re.compile(r"(?<![A-Za-z0-9_])eyJ[A-Za-z0-9_-]{8,}+[A-Za-z0-9_.=+/-]*+")
 # Web hooks carry their secret in the path.
-_WEB_HOOK = re.compile(r"((?:hooks\.slack\.com/(?:services|workflows)|discord(?:app)?\.com/api/webhooks)/)[\w/-]++")
+_WEB_HOOK = re.compile(
+    r"((?:hooks\.slack\.com/(?:services|workflows)|discord(?:app)?\.com/api/webhooks)/)[\w/-]++"
+)
 
 _WELL_KNOWN = re.compile(
     r"(?<![A-Za-z0-9_])(?:"

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certs.issuing import ISSUING_CERTIFICATE, ISSUING_KEY, ROOT_CERTIFICATE, TOKEN_KEY, key_id
-from certs.profiles import issuing_certificate, root_certificate
+from certs.profiles import issuing_certificate, root_certificate, root_name
 from telltale.errors import ConfigurationError
 from telltale.identity.keys import key_pem, load_key, new_key, write_secret
 from telltale.identity.tokens import ALGORITHM
@@ -55,20 +55,14 @@ class Home:
         return self._root_certificate().fingerprint(hashes.SHA256()).hex()
 
     def _root(self, mesh: str) -> x509.Certificate:
-        path = self.root / ROOT_FILE
+        path, key_path = self.root / ROOT_FILE, self.root / _ROOT_KEY
         if not path.exists():
-            if (self.root / _ROOT_KEY).exists():
-                raise ConfigurationError(
-                    f"{self.root} holds a key and no {ROOT_FILE}; restore it or start elsewhere"
-                )
-            key = new_key()
-            certificate = root_certificate(key, mesh)
-            # The key last: without it there is nothing that a half-made directory could be taken for.
-            _write_public(path, certificate.public_bytes(Encoding.PEM))
-            write_secret(self.root / _ROOT_KEY, key_pem(key))
+            # The key first: when this stops in between, the next attempt goes on with it.
+            if not key_path.exists():
+                write_secret(key_path, key_pem(new_key()))
+            _write_public(path, root_certificate(load_key(key_path), mesh).public_bytes(Encoding.PEM))
         certificate = self._root_certificate()
-        expected = root_certificate(new_key(), mesh).subject
-        if certificate.subject != expected:
+        if certificate.subject != root_name(mesh):
             raise ConfigurationError(
                 f"{self.directory} belongs to another mesh ({certificate.subject.rfc4514_string()}); "
                 "choose another --home or the same --mesh"
@@ -104,6 +98,7 @@ class Home:
 
     def _publish(self, domain: str, name: str, root: x509.Certificate) -> None:
         """Puts what everybody may know into the trust bundle."""
+        self.trust.mkdir(mode=0o755, parents=True, exist_ok=True)
         token_key = load_key(self.authority(domain) / TOKEN_KEY).public_key()
         _write_public(self.trust / ROOT_FILE, root.public_bytes(Encoding.PEM))
         _write_public(self.trust / f"{name}{JWKS_SUFFIX}", json.dumps({"keys": [_jwk(token_key)]}).encode())
@@ -120,5 +115,3 @@ def _write_public(path: Path, content: bytes) -> None:
         return
     write_secret(path, content)
     path.chmod(0o644)
-    if path.parent.name == "trust":
-        path.parent.chmod(0o755)

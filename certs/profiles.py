@@ -26,9 +26,14 @@ class Profile:
     dns_names: tuple[str, ...] = ()
 
 
+def root_name(mesh: str) -> x509.Name:
+    """The name of a mesh's root."""
+    return _name(f"{mesh} root")
+
+
 def root_certificate(key: ec.EllipticCurvePrivateKey, mesh: str) -> x509.Certificate:
     """The self-signed root of a mesh."""
-    name = _name(f"{mesh} root")
+    name = root_name(mesh)
     builder = _builder(name, name, key.public_key(), _ROOT_LIFE)
     return _authority(builder, key.public_key(), key.public_key(), path_length=1).sign(key, hashes.SHA256())
 

@@ -1,4 +1,4 @@
-"""Which addresses the gateway dials: those in the configured networks, as they were when they were checked."""
+"""Which addresses the gateway dials: those in the configured networks, as they were when checked."""
 
 import asyncio
 import socket

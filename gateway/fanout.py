@@ -14,7 +14,7 @@ import structlog
 from gateway import metrics
 from gateway.feed import Feed
 from gateway.frames import Batch, FrameReader, FrameWriter, Item, Missing, Reached
-from telltale.api.mesh.v1.batch_pb2 import Position
+from telltale.api.mesh.v1.batch_pb2 import GapReason, Position
 from telltale.api.mesh.v1.stream_pb2 import Start
 from telltale.errors import InvalidInput, TelltaleError
 from telltale.rpc.client import backoff
@@ -60,6 +60,8 @@ class Follower:
         self._proven = False
         # Whether a gap was the last thing handed over: only the owner knows what comes next.
         self._in_gap = False
+        # Whether that was because the log is another one: offsets then begin anew.
+        self._replaced = False
         # Number of the ring's item that is next; None when behind.
         self._number: int | None = None
         self._behind = asyncio.Event()
@@ -123,9 +125,10 @@ class Follower:
             if piece is None:
                 return None
             self._number = piece.next
-            batches = self._new(piece.batches)
+            if piece.missing is not None:
+                self._lost(piece.missing)
+            batches = [batch for batch in piece.batches if self._is_next(batch)]
             if piece.missing is not None or batches:
-                self._moved(batches, piece.missing)
                 return self._frame(piece.missing, batches)
         return None
 
@@ -142,16 +145,18 @@ class Follower:
             # It asked for the latest and has taken nothing yet: it starts with what is here.
             self._number = self.feed.ring.first
 
-    def _new(self, batches: Iterable[Batch]) -> list[Batch]:
-        """Those after the subscriber's position: an owner's log may be ahead of the ring."""
-        return [batch for batch in batches if batch.offset > self._positions.get(batch.log, 0)]
+    def _is_next(self, batch: Batch) -> bool:
+        """Moves on to a batch after the subscriber's position; the owner's log may be ahead of the ring."""
+        if not self._replaced and batch.offset <= self._positions.get(batch.log, 0):
+            return False
+        self._positions = {batch.log: batch.offset}
+        self._proven, self._in_gap, self._replaced = True, False, False
+        return True
 
-    def _moved(self, batches: Sequence[Batch], missing: Missing | None) -> None:
-        if batches:
-            self._positions = {batches[-1].log: batches[-1].offset}
-            self._proven, self._in_gap = True, False
-        elif missing is not None:
-            self._in_gap = True
+    def _lost(self, missing: Missing) -> None:
+        """The position stays until the next batch: who breaks off here is told of the gap again."""
+        self._in_gap = True
+        self._replaced = missing.gap.reason == GapReason.GAP_REASON_LOG_REPLACED
 
     def _join(self) -> bool:
         """Goes on from the ring when it holds everything after the subscriber's position."""
@@ -163,7 +168,10 @@ class Follower:
         if offset is None or (offset > ring.head and not self._proven):
             return False
         self._number = ring.after(ring.log, offset)
-        return self._number is not None
+        if self._number is None:
+            return False
+        self._positions = {ring.log: offset}
+        return True
 
     async def _catch_up(self) -> None:
         failures = 0
@@ -224,6 +232,9 @@ class Follower:
             if not read.done():
                 read.cancel()
                 await asyncio.wait({read})
+            if not read.cancelled():
+                # When we were cancelled ourselves nobody else asks how it ended.
+                read.exception()
 
     def _hold(self, items: Iterable[Item]) -> None:
         """Keeps what was read for `take`, in pieces of fair size."""
@@ -235,8 +246,9 @@ class Follower:
                 case Missing():
                     self._keep(missing, batches)
                     missing, batches, size = item, [], 0
+                    self._lost(item)
                 case Batch():
-                    if item.offset <= self._positions.get(item.log, 0):
+                    if not self._is_next(item):
                         continue
                     if batches and size + len(item.wire) > FRAME_BYTES:
                         self._keep(missing, batches)
@@ -244,11 +256,10 @@ class Follower:
                     batches.append(item)
                     size += len(item.wire)
                 case Reached(log, offset):
-                    self._keep(missing, batches)
-                    missing, batches, size = None, [], 0
-                    if self._proven:
+                    if self._proven and not self._replaced:
                         offset = max(offset, self._positions.get(log, 0))
-                    self._positions, self._proven, self._in_gap = {log: offset}, True, False
+                    self._positions = {log: offset}
+                    self._proven, self._in_gap, self._replaced = True, False, False
         self._keep(missing, batches)
         if self._waiting:
             self._drained.clear()
@@ -256,7 +267,6 @@ class Follower:
 
     def _keep(self, missing: Missing | None, batches: list[Batch]) -> None:
         if missing is not None or batches:
-            self._moved(batches, missing)
             self._waiting.append((missing, batches))
 
 

@@ -39,7 +39,7 @@ class NotThroughGateway(PermissionMissing):
         )
 
 
-class Router(grpc.GenericRpcHandler):
+class Router(grpc.GenericRpcHandler[Any, Any]):
     """Answers every method that no service of the gateway has. Register it last."""
 
     def __init__(self, catalog: Catalog, access: Access, admission: Admission) -> None:

@@ -1,4 +1,4 @@
-"""Reflection over the whole mesh: the gateway's own services and the products that the caller may discover."""
+"""Reflection over the whole mesh: the gateway's own services and the products that callers may discover."""
 
 from collections import OrderedDict
 

@@ -107,7 +107,7 @@ def _require_own(proto: FileDescriptorProto, domain: str, trust_domain: str) -> 
         # Options are extensions: another meaning for their numbers would reach everybody's descriptors.
         if not extendee.startswith(f".{package}"):
             raise InvalidInput(
-                f"the file {proto.name[:200]!r} extends {extendee[:200]!r}; only a domain's own messages may be"
+                f"the file {proto.name[:200]!r} extends {extendee[:200]!r}; extend your own messages only"
             )
 
 

@@ -1,7 +1,7 @@
 """The service `Schemas`, by asking the domains on the caller's behalf.
 
-A schema is known by its digest, so it does not matter who brings it; it is checked, and kept for the next caller
-within a bound.
+A schema is known by its digest, so it does not matter who brings it; it is checked, and kept for the next
+caller within a bound.
 """
 
 import asyncio

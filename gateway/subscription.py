@@ -1,7 +1,7 @@
 """One subscriber's stream over any number of products: fair turns, and the owners' permission for each.
 
-Products that appear later join in, those that the subscriber may no longer read leave, and each goes on where it
-stopped when it comes back.
+Products that appear later join in, those that the subscriber may no longer read leave, and each goes on
+where it stopped when it comes back.
 """
 
 import asyncio
@@ -139,7 +139,7 @@ class Subscription:
 
 
 def missing(catalog: Catalog, products: Iterable[str]) -> NotFound | Unavailable:
-    """What to say of products that nobody offers: soon after a start they may just not have registered yet."""
+    """What to say of products that nobody offers: soon after a start they may not have registered yet."""
     names = ", ".join(products)
     if catalog.settled:
         return NotFound(f"no domain offers {names}; the catalog lists what there is")

@@ -12,6 +12,6 @@ def unix_ns_of_monotonic(monotonic_ns: int) -> int:
 
 
 def unix_ns_of_ticks(start_ticks: int) -> int:
-    """Unix nanoseconds of a moment in clock ticks since boot, by which `/proc` tells when a process started."""
+    """Unix nanoseconds of a moment in clock ticks since boot, by which `/proc` tells a process's start."""
     since_boot = start_ticks * 10**9 // TICKS_PER_SECOND
     return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME) + since_boot

@@ -87,7 +87,7 @@ class NetlinkSocket:
             raise
 
     def join(self, group: int) -> None:
-        """Subscribes to a multicast group; raises PermissionError without CAP_NET_ADMIN."""
+        """Subscribes to a multicast group; raises PermissionError where it takes more rights."""
         self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
 
     def fileno(self) -> int:

@@ -65,14 +65,15 @@ def parse_event(payload: bytes) -> ProcessEvent | None:
 class ProcessEvents:
     """A subscription to the connector.
 
-    Needs CAP_NET_ADMIN and the host's own process and network namespaces; raises OSError without.
+    Needs the host's own process and network namespaces, and before Linux 6.6 CAP_NET_ADMIN; raises OSError
+    without.
     """
 
     def __init__(self) -> None:
         self._socket = NetlinkSocket(CONNECTOR, groups=_CN_IDX_PROC)
         self._next_sequence: dict[int, int] = {}
         self._pending: list[ProcessEvent] = []
-        # How often the kernel's buffer overflowed, and how many events of all kinds are known to be lost by it.
+        # How often the kernel's buffer overflowed, and how many events of all kinds were lost by that.
         self.overflows = 0
         self.lost_events = 0
         try:
@@ -135,7 +136,7 @@ class ProcessEvents:
 
 
 def refusal(payload: bytes) -> int | None:
-    """The error number in the connector's answer to a subscription, 0 for success; None when it is no answer."""
+    """The error number in the connector's answer to a subscription, 0 for success; None for other events."""
     event = parse_event(payload)
     at = _CONNECTOR.size + _EVENT.size
     if event is None or event.what != ACKNOWLEDGED or len(payload) < at + _CODE.size:

@@ -28,8 +28,8 @@ CLOSED, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING = 7, 8, 9, 10, 11
 # States of a connection that both ends have agreed to and that is not over for good.
 CONNECTED = frozenset((ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, CLOSE_WAIT, LAST_ACK, CLOSING))
 
-# struct inet_diag_msg: family, state, timer, retransmissions; ports and addresses in network order; interface,
-# cookie (two words); expiry, queues, account, inode.
+# struct inet_diag_msg: family, state, timer, retransmissions; ports and addresses in network order; then
+# interface, cookie, expiry, queues, account, inode in the host's.
 _FIXED = struct.Struct("!BBBBHH16s16s")
 _TAIL = struct.Struct("=IQIIIII")
 MESSAGE_BYTES = _FIXED.size + _TAIL.size
@@ -47,7 +47,7 @@ _MAX_DATAGRAMS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Socket:
-    """One end of a TCP connection, or a listening socket. `inode` is 0 once, or until, no process holds it."""
+    """One end of a TCP connection, or a listening socket. `inode` is 0 while no process holds it."""
 
     state: int
     local_address: str
@@ -145,7 +145,7 @@ class SocketDump:
 
 
 class DestroyNotices:
-    """Tells of every TCP socket that is gone. Needs CAP_NET_ADMIN; raises PermissionError without."""
+    """Tells of every TCP socket that is gone. Raises OSError where the kernel does not do so."""
 
     def __init__(self) -> None:
         self._socket = NetlinkSocket(SOCK_DIAG)

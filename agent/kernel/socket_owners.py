@@ -8,9 +8,11 @@ from pathlib import Path
 
 from agent.kernel.process import process_numbers, read_stat
 
-# A search through every process reads every descriptor of the host: tens of milliseconds on a busy one. It may
-# take this share of the time.
+# A search through every process reads every descriptor of the host: tens of milliseconds on a busy one. It
+# may take this share of the time.
 _MAX_SEARCH_SHARE = 0.05
+# Time for searches that gathers while there is nothing to search for.
+_MAX_SAVED_SECONDS = 0.25
 _PREFIX = "socket:["
 # Sockets that are remembered.
 MAX_OWNERS = 262_144
@@ -32,7 +34,8 @@ class SocketOwners:
         self._owners: dict[int, Owner] = {}
         # Sockets that no search found: of the kernel, of another namespace, or hidden from this agent.
         self._unowned: set[int] = set()
-        self._search_again_at = 0.0
+        self._saved_seconds = _MAX_SAVED_SECONDS
+        self._saved_at = time.monotonic()
 
     def find(self, inodes: Iterable[int]) -> dict[int, Owner]:
         """The owners of these sockets, as far as they are known or can be found now."""
@@ -41,17 +44,22 @@ class SocketOwners:
         if missing:
             # Most new sockets belong to a process that has others.
             missing -= self._search(sorted({owner.process for owner in self._owners.values()}), missing)
-        began = time.monotonic()
-        if missing and began >= self._search_again_at:
+        if missing and self._may_search():
+            began = time.monotonic()
             self._unowned |= missing - self._search(process_numbers(self._proc), missing)
-            took = time.monotonic() - began
-            self._search_again_at = began + took / _MAX_SEARCH_SHARE
+            self._saved_seconds -= time.monotonic() - began
         return {inode: self._owners[inode] for inode in wanted if inode in self._owners}
 
     def keep(self, inodes: set[int]) -> None:
         """Forgets every socket but these: their inodes are given to others."""
         self._owners = {inode: owner for inode, owner in self._owners.items() if inode in inodes}
         self._unowned &= inodes
+
+    def _may_search(self) -> bool:
+        now = time.monotonic()
+        saved = self._saved_seconds + (now - self._saved_at) * _MAX_SEARCH_SHARE
+        self._saved_seconds, self._saved_at = min(saved, _MAX_SAVED_SECONDS), now
+        return self._saved_seconds > 0
 
     def _search(self, processes: list[int], wanted: set[int]) -> set[int]:
         """Remembers the owners of the wanted sockets among these processes, and returns what was found."""
@@ -72,7 +80,7 @@ class SocketOwners:
 
 
 def held_sockets(descriptors: Path) -> set[int]:
-    """The inodes of the sockets among a process's descriptors; none when it is gone or may not be looked at."""
+    """The inodes of the sockets among a process's descriptors; none when it may not be looked at."""
     inodes = set()
     try:
         with os.scandir(descriptors) as entries:

@@ -68,7 +68,7 @@ class _Reader(threading.Thread):
                 if time.monotonic() >= look_at:
                     self._hand_over(self._tap.look())
                     look_at = time.monotonic() + self._interval
-        except BaseException as failure:  # noqa: BLE001 - re-raised by whoever takes the next burst
+        except BaseException as failure:  # raised again where the next burst is taken
             self._failure = failure
             self._notify()
 

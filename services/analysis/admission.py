@@ -1,4 +1,4 @@
-"""From what a subscription yields to what rules look at: whose batches count, what is wrong, what is missing."""
+"""From what a subscription yields to what rules look at: what counts, what is wrong, what is missing."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -8,8 +8,8 @@ from services.analysis.clock import length, micros
 from services.analysis.detection import Fault, Wrong
 from services.analysis.finding import host_of
 from services.analysis.records import Opened
-from services.analysis.settings import Thresholds
 from services.analysis.streams import Stream, count
+from services.analysis.thresholds import Thresholds
 from telltale.api.mesh.v1.batch_pb2 import GapReason, Header, LossReason
 from telltale.api.mesh.v1.ingest_pb2 import RefusalReason
 from telltale.consume.delivered import Delivered, Item, Missing
@@ -27,6 +27,8 @@ class Chunk:
     opened: list[Opened] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     streams: dict[tuple[str, str], Stream] = field(default_factory=dict)
+    # Latest received time by product, where it matters.
+    received: dict[str, int] = field(default_factory=dict)
     # Offsets reached by (product, log), and the logs that are no more.
     reached: dict[tuple[str, str], int] = field(default_factory=dict)
     left: list[tuple[str, str]] = field(default_factory=list)
@@ -43,9 +45,17 @@ class Admission:
         self._grace = length(thresholds.hole_grace)
         self._own = own
 
-    def admit(self, items: Iterable[Item], streams: Mapping[tuple[str, str], Stream]) -> Chunk:
-        """The chunk that the items amount to, given the streams that they may continue."""
-        chunk = Chunk(streams=dict(streams))
+    def admit(
+        self,
+        items: Iterable[Item],
+        streams: Mapping[tuple[str, str], Stream],
+        received: Mapping[str, int],
+    ) -> Chunk:
+        """The chunk that the items amount to, given the streams that they may continue.
+
+        received: until when each product that has a gap among the items was received.
+        """
+        chunk = Chunk(streams=dict(streams), received=dict(received))
         for item in items:
             if isinstance(item, Missing):
                 self._gap(item, chunk)
@@ -58,13 +68,19 @@ class Admission:
 
     def _gap(self, missing: Missing, chunk: Chunk) -> None:
         gap = missing.gap
-        # It has no time of its own: the batch after it shows when.
-        at = max((stream.received for stream in chunk.streams.values() if stream.product == gap.product), default=0)
+        # It has no time of its own: it lies behind what was received of the product before.
+        at = chunk.received.get(gap.product, 0)
         if gap.reason == GapReason.GAP_REASON_LOG_REPLACED:
             chunk.left.append((gap.product, gap.log))
             chunk.reached.pop((gap.product, gap.log), None)
-        name = GapReason.Name(gap.reason).removeprefix("GAP_REASON_") if gap.reason in GapReason.values() else ""
-        facts = (("log", gap.log), ("after_offset", str(gap.after_offset)), ("resumed_offset", str(gap.resumed.offset)))
+        name = (
+            GapReason.Name(gap.reason).removeprefix("GAP_REASON_") if gap.reason in GapReason.values() else ""
+        )
+        facts = (
+            ("log", gap.log),
+            ("after_offset", str(gap.after_offset)),
+            ("resumed_offset", str(gap.resumed.offset)),
+        )
         chunk.gapped.add(gap.product)
         for key, stream in chunk.streams.items():
             if stream.product == gap.product:
@@ -76,6 +92,7 @@ class Admission:
         received = micros(item.received_time)
         header = item.header
         key = (item.product, header.source)
+        chunk.received[item.product] = max(received, chunk.received.get(item.product, 0))
         if item.refused is not None:
             chunk.shortfalls[*key, received, "refused_batches"] += 1
             wrong = Wrong.named(RefusalReason.Name(item.refused.reason).removeprefix("REFUSAL_REASON_"))
@@ -85,7 +102,9 @@ class Admission:
             return
         stream = chunk.streams.get(key) or Stream(*key)
         if item.contract is not None and item.refused is None:
-            chunk.opened.append(_opened(item.contract, item.batch.payload, header, received, stream.watermark))
+            chunk.opened.append(
+                _opened(item.contract, item.batch.payload, header, received, stream.watermark)
+            )
         freshness = _freshness(item.contract) or stream.freshness
         stream = self._chain(stream, item, received, chunk)
         chunk.streams[key] = stream.advanced(header, item.header_sha256, received, freshness)
@@ -113,7 +132,14 @@ class Admission:
 def _fault(wrong: Wrong, header: Header, received: int, detail: str) -> Fault:
     facts = (("epoch", str(header.epoch)), ("sequence", str(header.sequence)), ("reported_by", "analysis"))
     return Fault(
-        wrong, header.product, header.source, received, detail, facts, run=header.replay_run, origin=header.origin
+        wrong,
+        header.product,
+        header.source,
+        received,
+        detail,
+        facts,
+        run=header.replay_run,
+        origin=header.origin,
     )
 
 

@@ -21,7 +21,7 @@ def length(duration: timedelta) -> int:
 
 
 def of_timestamp(timestamp: Timestamp) -> int:
-    """Microseconds since 1970 of a protobuf timestamp, rounded down. Any value is taken, even a nonsense one."""
+    """Microseconds since 1970 of a protobuf timestamp, rounded down. Nonsense is taken too."""
     return timestamp.seconds * SECOND + timestamp.nanos // 1_000
 
 

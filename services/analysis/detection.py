@@ -4,7 +4,7 @@ A detection is one file under `detections/`: a rule with its numbers, whom it is
 must and must not be found. The engine owns state, time and publishing; a rule only tells.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 
 from services.analysis.finding import Signal
-from services.analysis.settings import Thresholds
+from services.analysis.thresholds import Thresholds
 from telltale.api.analysis.v1.findings_pb2 import Severity, Verdict
 from telltale.api.mesh.v1.batch_pb2 import Origin
 from telltale.contract.product import Contract
@@ -39,7 +39,7 @@ class Wrong(Enum):
 
     @classmethod
     def named(cls, name: str) -> "Wrong":
-        """The one of a RefusalReason's or a GapReason's name without its prefix; MALFORMED when it is unknown."""
+        """By a RefusalReason's or a GapReason's name without its prefix; MALFORMED when unknown."""
         try:
             return cls(name.lower())
         except ValueError:
@@ -48,7 +48,7 @@ class Wrong(Enum):
 
 @dataclass(frozen=True)
 class Fault:
-    """A part of a product's stream that does not hold or is missing. `source` is a claim when it does not hold."""
+    """A part of a product's stream that does not hold or is missing. `source` is what it claims."""
 
     wrong: Wrong
     product: str
@@ -100,12 +100,13 @@ class Example:
     """A story that is told to the whole engine, and what must come of it.
 
     told: steps of one source in the order of their time; each is (seconds since the start, what). What is
-    a list of records of the product as dictionaries, or a Fault's kind, or None: time passes and nothing comes.
+    the records of a batch of the product as dictionaries; or what is wrong with the next batch; or the
+    name of another product, of which an empty batch comes; or None: time passes and nothing comes.
     finds: (state, entity, part) of every revision that must be found, in order; empty for a negative example.
     """
 
     name: str
-    told: Sequence[tuple[float, Sequence[dict[str, Any]] | Wrong | None]]
+    told: Sequence[tuple[float, Sequence[Mapping[str, Any]] | Wrong | str | None]]
     finds: Sequence[tuple[str, str, str]] = ()
     product: str = "servers.disk_usage"
     source: str = "spiffe://servers.telltale.internal/agent/web1"

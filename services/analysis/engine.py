@@ -18,12 +18,13 @@ from services.analysis.detection import Detection, Fault, View, Wrong
 from services.analysis.episodes import Episodes
 from services.analysis.hearing import Hearing
 from services.analysis.records import Opened, Records
-from services.analysis.settings import Thresholds
 from services.analysis.state import State
-from telltale.api.analysis.v1.findings_pb2 import FindingsRecord, State as FindingState
+from services.analysis.thresholds import Thresholds
+from telltale.api.analysis.v1.findings_pb2 import FindingsRecord
+from telltale.api.analysis.v1.findings_pb2 import State as FindingState
 from telltale.consume.chains import KnownChain
 from telltale.consume.columns import Columns, to_arrow
-from telltale.consume.delivered import Delivered, Item
+from telltale.consume.delivered import Delivered, Item, Missing
 from telltale.contract.product import Contract
 
 _log = structlog.get_logger("services.analysis")
@@ -41,7 +42,7 @@ class Counts:
 
 
 class Engine:
-    """Runs detections over deliveries. `own` is the SPIFFE ID of this service: it takes no input from itself."""
+    """Runs detections over deliveries. `own` is this service's SPIFFE ID: it takes no input from itself."""
 
     def __init__(
         self, state: State, detections: Sequence[Detection], thresholds: Thresholds, own: str
@@ -53,7 +54,6 @@ class Engine:
         self._admission = Admission(thresholds, own)
         self._hearing = Hearing()
         self._deaf = False
-        self._known: dict[str, Contract] = {}
         self.counts = Counts()
 
     def chains(self) -> list[KnownChain]:
@@ -70,7 +70,9 @@ class Engine:
         batches = [item for item in items if isinstance(item, Delivered)]
         with self._state.transaction():
             streams = self._state.streams((item.product, item.header.source) for item in batches)
-            chunk = self._admission.admit(items, streams)
+            gapped = {item.product for item in items if isinstance(item, Missing)}
+            received = {product: self._state.received(product) for product in gapped}
+            chunk = self._admission.admit(items, streams, received)
             # Before anything is found: a finding says how complete its input was.
             self._fall_short(chunk)
             found = self._records(chunk, moment)
@@ -162,9 +164,7 @@ class Engine:
                 return True
             detail = f"it holds {records} records where its header says {batch.records}"
         chunk.shortfalls[product, source, batch.received, "refused_batches"] += 1
-        chunk.faults.append(
-            Fault(Wrong.MALFORMED, product, source, batch.received, detail, run=batch.run)
-        )
+        chunk.faults.append(Fault(Wrong.MALFORMED, product, source, batch.received, detail, run=batch.run))
         return False
 
     def _count_late(self, product: str, chunk: Chunk) -> None:
@@ -203,4 +203,9 @@ class Engine:
             opened = record.state == FindingState.STATE_OPEN
             self.counts.opened += opened
             self.counts.ended += not opened
-            _log.info("found" if opened else "ended", finding=record.id, detection=record.detection, title=record.title)
+            _log.info(
+                "found" if opened else "ended",
+                finding=record.id,
+                detection=record.detection,
+                title=record.title,
+            )

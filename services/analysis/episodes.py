@@ -22,13 +22,15 @@ TABLES = (
         title TEXT NOT NULL, origin INTEGER NOT NULL,
         PRIMARY KEY (detection, entity_kind, entity, part, product, source, run))""",
     """CREATE TABLE IF NOT EXISTS told (
-        id TEXT NOT NULL, revision INTEGER NOT NULL, at BIGINT NOT NULL, PRIMARY KEY (id, revision))""",
+        id TEXT NOT NULL, revision INTEGER NOT NULL, told_at BIGINT NOT NULL, PRIMARY KEY (id, revision))""",
 )
-# Conditions of one detection that hold at a time. Whoever invents subjects without end gets one finding for the rest.
+# Conditions of one detection that hold at a time. Whoever invents subjects gets one finding for the rest.
 MOST_OPEN = 2_000
 OTHERS = "others"
 _OPENED, _ENDED = 1, 2
-_KEY = "detection = ? AND entity_kind = ? AND entity = ? AND part = ? AND product = ? AND source = ? AND run = ?"
+_KEY = (
+    "detection = ? AND entity_kind = ? AND entity = ? AND part = ? AND product = ? AND source = ? AND run = ?"
+)
 
 
 class Episodes:
@@ -57,14 +59,16 @@ class Episodes:
             [detection.name, now - quiet, now - quiet],
         ).fetchall()
         ended = [
-            Signal(Subject(*row[:7]), False, row[7], row[8] + quiet, _over(row[9]), occurrences=0, origin=row[10])
+            Signal(
+                Subject(*row[:7]), False, row[7], row[8] + quiet, _over(row[9]), occurrences=0, origin=row[10]
+            )
             for row in rows
         ]
         return self.take(detection, ended, now)
 
     def forget(self, before: int) -> None:
         """Drops the memory of revisions that were told before."""
-        self._sql.execute("DELETE FROM told WHERE at < ?", [before])
+        self._sql.execute("DELETE FROM told WHERE told_at < ?", [before])
 
     def _apply(self, detection: Detection, signal: Signal, now: int) -> list[FindingsRecord]:
         episode = self._find(detection, signal.subject)
@@ -75,7 +79,12 @@ class Episodes:
             latest, quiet = episode["latest"], length(detection.quiet)
             if signal.at - latest > quiet:
                 over = replace(
-                    signal, holds=False, at=latest + quiet, title=_over(episode["title"]), occurrences=0, evidence=()
+                    signal,
+                    holds=False,
+                    at=latest + quiet,
+                    title=_over(episode["title"]),
+                    occurrences=0,
+                    evidence=(),
                 )
                 ended, episode = [self._end(detection, over, episode)], None
         if episode is None:
@@ -89,7 +98,9 @@ class Episodes:
 
     def _open(self, detection: Detection, signal: Signal, now: int) -> list[FindingsRecord]:
         subject = signal.subject
-        row = self._sql.execute("SELECT count(*) FROM episodes WHERE detection = ?", [detection.name]).fetchone()
+        row = self._sql.execute(
+            "SELECT count(*) FROM episodes WHERE detection = ?", [detection.name]
+        ).fetchone()
         others = Subject.of_product(subject.product, OTHERS)
         if row is not None and row[0] >= MOST_OPEN and subject != others:
             return self._apply(detection, replace(signal, subject=others), now)
@@ -136,7 +147,9 @@ class Episodes:
         row = self._sql.execute(
             f"SELECT since, latest, occurrences, title FROM episodes WHERE {_KEY}", _key(detection, subject)
         ).fetchone()
-        return None if row is None else dict(zip(("since", "latest", "occurrences", "title"), row, strict=True))
+        return (
+            None if row is None else dict(zip(("since", "latest", "occurrences", "title"), row, strict=True))
+        )
 
     def _is_news(self, record: FindingsRecord, now: int) -> bool:
         row = self._sql.execute(

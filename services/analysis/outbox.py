@@ -18,8 +18,10 @@ from telltale.seal.sealing import seal, sha256
 PRODUCT = "analysis.findings"
 TABLES = (
     "CREATE SEQUENCE IF NOT EXISTS outbox_numbers",
-    "CREATE TABLE IF NOT EXISTS outbox (number BIGINT DEFAULT nextval('outbox_numbers'), record BLOB NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS chain (epoch BIGINT NOT NULL, sequence BIGINT NOT NULL, header_sha256 BLOB NOT NULL)",
+    """CREATE TABLE IF NOT EXISTS outbox (
+        number BIGINT DEFAULT nextval('outbox_numbers'), record BLOB NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS chain (
+        epoch BIGINT NOT NULL, sequence BIGINT NOT NULL, header_sha256 BLOB NOT NULL)""",
     "CREATE TABLE IF NOT EXISTS sealed (batch BLOB NOT NULL, certificates BLOB[] NOT NULL)",
 )
 _RECORDS_A_BATCH = 500
@@ -68,10 +70,10 @@ class Outbox:
         with self._state.transaction():
             self._sql.execute("DELETE FROM sealed")
 
-    def begin_chain(self) -> None:
-        """Seals the waiting batch anew at the start of a later chain: the log goes on from another one.
+    def begin_chain(self, above: int) -> None:
+        """Seals the waiting batch anew at the start of a chain whose epoch is above one that the log knows.
 
-        That happens when this state is older than the log, for example after a restore. The records keep their ids.
+        Needed when this state is older than the log, for example after a restore. The records keep their ids.
         """
         waiting = self._waiting()
         with self._state.transaction():
@@ -79,7 +81,9 @@ class Outbox:
             known = row[0] if row and row[0] else 0
             self._sql.execute("DELETE FROM chain")
             self._sql.execute("DELETE FROM sealed")
-            self._sql.execute("INSERT INTO chain VALUES (?, 0, ?)", [max(_now_ms(), known + 1), b""])
+            self._sql.execute(
+                "INSERT INTO chain VALUES (?, 0, ?)", [max(_now_ms(), known + 1, above + 1), b""]
+            )
             if waiting is not None:
                 self._seal(FindingsFrame.Records.FromString(waiting.batch.payload))
 

@@ -49,7 +49,9 @@ class Records:
             }
         )
         number = [index for index, count in enumerate(counts) for _ in range(count)]
-        self._columns = pa.Table.from_batches([columns]).append_column("_number", pa.array(number, pa.int64()))
+        self._columns = pa.Table.from_batches([columns]).append_column(
+            "_number", pa.array(number, pa.int64())
+        )
 
     def show(self, sql: duckdb.DuckDBPyConnection) -> None:
         """Makes them the view `observed`."""

@@ -1,66 +1,21 @@
-"""The thresholds of the detections. Each is documented in docs/detection.md."""
+"""Settings of the process: those of a domain service, the thresholds, and what it reads."""
 
-from dataclasses import dataclass
 from datetime import timedelta
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from telltale.settings import Settings
-
-
-@dataclass(frozen=True)
-class Limit:
-    """A limit with hysteresis: raised at or above one value for some time, cleared below another."""
-
-    raise_at: float
-    clear_at: float
-    hold: timedelta
+from services.analysis.thresholds import Thresholds
+from telltale.domain.service import DomainSettings
 
 
-class Thresholds(Settings):
-    """When a detection speaks."""
+class AnalysisSettings(DomainSettings, Thresholds):
+    """Settings of the analysis service."""
 
-    disk_ratio: float = Field(0.90, gt=0, le=1, description="Share of a filesystem in use that is a finding.")
-    disk_full_ratio: float = Field(0.97, gt=0, le=1, description="Share in use that is as good as full.")
-    disk_margin: float = Field(
-        0.02, ge=0, lt=1, description="How far a filesystem's share in use must fall below to end a finding."
+    products: list[str] = Field(
+        ["*"], min_length=1, max_length=64, description="Products or patterns that are analysed, in JSON."
     )
-    disk_hold: timedelta = Field(
-        timedelta(seconds=60), ge=timedelta(0), description="How long it must stay there."
-    )
-    memory_ratio: float = Field(0.95, gt=0, le=1, description="Share of memory in use that is a finding.")
-    memory_margin: float = Field(
-        0.05, ge=0, lt=1, description="How far the share of memory in use must fall below to end a finding."
-    )
-    memory_hold: timedelta = Field(
-        timedelta(seconds=120), ge=timedelta(0), description="How long it must stay there."
-    )
-    silence_factor: float = Field(
-        3.0, ge=1, description="Multiple of a product's promised freshness after which a source is silent."
-    )
-    hole_grace: timedelta = Field(
-        timedelta(seconds=60),
+    tick: timedelta = Field(
+        timedelta(seconds=5),
         gt=timedelta(0),
-        description="How long a source may take to declare batches that are missing from its chain.",
+        description="How often silence is looked for, and ends are told.",
     )
-    forget: timedelta = Field(
-        timedelta(days=7), gt=timedelta(0), description="Silence after which a source's state is dropped."
-    )
-
-    @model_validator(mode="after")
-    def _in_order(self) -> "Thresholds":
-        if self.disk_margin >= self.disk_ratio or self.memory_margin >= self.memory_ratio:
-            raise ValueError("a margin must be smaller than its ratio, or the finding never ends")
-        return self
-
-    @property
-    def disk(self) -> Limit:
-        return Limit(self.disk_ratio, self.disk_ratio - self.disk_margin, self.disk_hold)
-
-    @property
-    def disk_full(self) -> Limit:
-        return Limit(self.disk_full_ratio, self.disk_full_ratio - self.disk_margin, timedelta(0))
-
-    @property
-    def memory(self) -> Limit:
-        return Limit(self.memory_ratio, self.memory_ratio - self.memory_margin, self.memory_hold)

@@ -20,6 +20,13 @@ from telltale.api.mesh.v1.batch_pb2 import Cursor, Position
 from telltale.errors import Precondition
 from telltale.seal.chain import Head
 
+# The service is one of many processes on its machine, and loads no code that did not come with it.
+_CONFIG: dict[str, str | bool | int | float | list[str]] = {
+    "threads": "1",
+    "memory_limit": "512MB",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+}
 # Raised with every change of a table that older state does not fit.
 _VERSION = 1
 _TABLES = (
@@ -28,10 +35,10 @@ _TABLES = (
         product TEXT NOT NULL, log TEXT NOT NULL, "offset" BIGINT NOT NULL, PRIMARY KEY (product, log))""",
     """CREATE TABLE IF NOT EXISTS streams (
         product TEXT NOT NULL, source TEXT NOT NULL, run TEXT NOT NULL, origin INTEGER NOT NULL,
-        freshness BIGINT NOT NULL, epoch BIGINT NOT NULL, sequence BIGINT NOT NULL, header_sha256 BLOB NOT NULL,
-        received BIGINT NOT NULL, watermark BIGINT NOT NULL, sealed BIGINT NOT NULL,
-        pending TEXT NOT NULL, pending_since BIGINT NOT NULL, after_gap BOOLEAN NOT NULL,
-        PRIMARY KEY (product, source))""",
+        freshness BIGINT NOT NULL, epoch BIGINT NOT NULL, sequence BIGINT NOT NULL,
+        header_sha256 BLOB NOT NULL, received BIGINT NOT NULL, watermark BIGINT NOT NULL,
+        sealed BIGINT NOT NULL, pending TEXT NOT NULL, pending_since BIGINT NOT NULL,
+        after_gap BOOLEAN NOT NULL, PRIMARY KEY (product, source))""",
     """CREATE TABLE IF NOT EXISTS shortfalls (
         product TEXT NOT NULL, source TEXT NOT NULL, minute BIGINT NOT NULL, kind TEXT NOT NULL,
         amount BIGINT NOT NULL, PRIMARY KEY (product, source, minute, kind))""",
@@ -56,16 +63,7 @@ class State:
         # Findings tell an attacker what is weak: nobody else may read them.
         previous = os.umask(0o077)
         try:
-            self.sql = duckdb.connect(
-                str(self._path),
-                config={
-                    "threads": "1",
-                    "memory_limit": "512MB",
-                    "temp_directory": str(self._path.parent / "spill"),
-                    "autoinstall_known_extensions": "false",
-                    "autoload_known_extensions": "false",
-                },
-            )
+            self.sql = self._connect()
         finally:
             os.umask(previous)
         with self.transaction():
@@ -82,6 +80,13 @@ class State:
 
     def __exit__(self, *exception: object) -> None:
         self.sql.close()
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        try:
+            return duckdb.connect(str(self._path), config=_CONFIG | {"temp_directory": f"{self._path}.spill"})
+        except duckdb.IOException as refused:
+            first = str(refused).splitlines()[0]
+            raise Precondition(f"{self._path} cannot be opened: {first}; end the other process") from None
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -131,7 +136,9 @@ class State:
                 }
             )
             with self._shown("wanted", table):
-                rows = self.sql.execute("SELECT * FROM streams SEMI JOIN wanted USING (product, source)").fetchall()
+                rows = self.sql.execute(
+                    "SELECT * FROM streams SEMI JOIN wanted USING (product, source)"
+                ).fetchall()
         return {(row[0], row[1]): _stream(row) for row in rows}
 
     def save(self, streams: Sequence[Stream]) -> None:
@@ -153,6 +160,11 @@ class State:
         self.sql.execute("CREATE OR REPLACE TEMP TABLE hearing (product TEXT, since BIGINT)")
         if since:
             self.sql.executemany("INSERT INTO hearing VALUES (?, ?)", [list(item) for item in since.items()])
+
+    def received(self, product: str) -> int:
+        """Latest received time of a product; 0 before the first."""
+        row = self.sql.execute("SELECT max(received) FROM streams WHERE product = ?", [product]).fetchone()
+        return int(row[0]) if row is not None and row[0] is not None else 0
 
     def products(self) -> list[str]:
         return [row[0] for row in self.sql.execute("SELECT DISTINCT product FROM streams").fetchall()]
@@ -199,7 +211,20 @@ class State:
 
 
 def _stream(row: tuple[Any, ...]) -> Stream:
-    product, source, run, origin, freshness, epoch, sequence, digest, received, watermark, sealed, *waiting = row
+    (
+        product,
+        source,
+        run,
+        origin,
+        freshness,
+        epoch,
+        sequence,
+        digest,
+        received,
+        watermark,
+        sealed,
+        *waiting,
+    ) = row
     return Stream(
         product=product,
         source=source,

@@ -42,6 +42,17 @@ def decode(items: Sequence[Delivered]) -> list[Decoded]:
     return [decoded[index] for index in range(len(items))]
 
 
+def decode_payload(contract: Contract, payload: bytes) -> tuple[Table, list[Row], list[Row]]:
+    """The table, records and removals of a payload that decoded before."""
+    table, rows = _row_maker(contract)
+    columns = to_arrow(contract, [payload])
+    return (
+        table,
+        list(zip(*rows.columns(columns.records), strict=True)),
+        list(zip(*rows.columns(columns.removed), strict=True)),
+    )
+
+
 def _decode_product(contract: Contract, items: Sequence[Delivered]) -> list[Decoded]:
     try:
         return _decode_together(contract, items)

@@ -3,6 +3,8 @@
 import json
 import sqlite3
 
+from google.protobuf.duration_pb2 import Duration
+
 from services.writer import sql
 from services.writer.rows import time_text
 from services.writer.tables import MAX_COLUMNS, Table
@@ -16,7 +18,7 @@ MAX_TABLES = 2_000
 
 
 class Plans:
-    """Remembers which versions of products the database is known to fit. Forget everything after a rollback."""
+    """Remembers which versions of products the database fits. Forget everything after a rollback."""
 
     def __init__(self) -> None:
         self._fit: set[tuple[bytes, str]] = set()
@@ -25,7 +27,7 @@ class Plans:
         self._fit.clear()
 
     def ensure(self, connection: sqlite3.Connection, item: Delivered, table: Table) -> None:
-        """Creates or widens the product's tables; raises InvalidInput, with nothing changed, when it may not."""
+        """Creates or widens the product's tables; raises InvalidInput, and changes nothing, if not."""
         contract, schema = item.contract, item.schema
         if contract is None or schema is None:
             raise InvalidInput(f"{item.product} came without its schema")
@@ -116,9 +118,9 @@ def _keep_promise(
         "purpose": options.purpose,
         "limitations": json.dumps(list(options.limitations), ensure_ascii=False),
         "classification": _name(Classification.Name(options.classification), "CLASSIFICATION_"),
-        "freshness_seconds": options.freshness.ToTimedelta().total_seconds(),
+        "freshness_seconds": _seconds(options.freshness),
         # The promise is signed by a source: one source must not be able to shorten the history of all.
-        "retention_seconds": max(retention, options.retention.ToTimedelta().total_seconds()),
+        "retention_seconds": max(retention, _seconds(options.retention)),
         "schema_sha256": schema.sha256.hex(),
     }
     if sql.select(connection, "products", ("product",), {"product": contract.name}):
@@ -133,3 +135,7 @@ def _name(name: str, prefix: str) -> str:
 
 def _version(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.partition("-")[0].split("."))
+
+
+def _seconds(length: Duration) -> float:
+    return length.seconds + length.nanos / 1e9

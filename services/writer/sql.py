@@ -28,21 +28,24 @@ SCHEMA = (
         product TEXT NOT NULL, log TEXT NOT NULL, "offset" BIGINT NOT NULL, updated_time TIMESTAMP NOT NULL,
         PRIMARY KEY (product, log)) WITHOUT ROWID""",
     """CREATE TABLE IF NOT EXISTS products (
-        product TEXT PRIMARY KEY, table_name TEXT NOT NULL UNIQUE, history_table TEXT, time_column TEXT NOT NULL,
-        kind TEXT NOT NULL, owner TEXT NOT NULL, support TEXT NOT NULL, version TEXT NOT NULL, status TEXT NOT NULL,
-        purpose TEXT NOT NULL, limitations TEXT NOT NULL, classification TEXT NOT NULL,
+        product TEXT PRIMARY KEY, table_name TEXT NOT NULL UNIQUE, history_table TEXT,
+        time_column TEXT NOT NULL, kind TEXT NOT NULL, owner TEXT NOT NULL, support TEXT NOT NULL,
+        version TEXT NOT NULL, status TEXT NOT NULL, purpose TEXT NOT NULL, limitations TEXT NOT NULL,
+        classification TEXT NOT NULL,
         freshness_seconds DOUBLE NOT NULL, retention_seconds DOUBLE NOT NULL, schema_sha256 TEXT NOT NULL,
         first_stored_time TIMESTAMP NOT NULL, last_received_time TIMESTAMP,
         batches BIGINT NOT NULL DEFAULT 0, records BIGINT NOT NULL DEFAULT 0) WITHOUT ROWID""",
     """CREATE TABLE IF NOT EXISTS chains (
         product TEXT NOT NULL, source TEXT NOT NULL, epoch BIGINT NOT NULL, sequence BIGINT NOT NULL,
-        header_sha256 TEXT NOT NULL, pruned_sequence BIGINT NOT NULL DEFAULT 0, after_gap BOOLEAN NOT NULL DEFAULT 0,
+        header_sha256 TEXT NOT NULL, pruned_sequence BIGINT NOT NULL DEFAULT 0,
+        after_gap BOOLEAN NOT NULL DEFAULT 0,
         last_sealed_time TIMESTAMP NOT NULL, last_received_time TIMESTAMP NOT NULL,
         PRIMARY KEY (product, source)) WITHOUT ROWID""",
     """CREATE TABLE IF NOT EXISTS batches (
         product TEXT NOT NULL, source TEXT NOT NULL, epoch BIGINT NOT NULL, sequence BIGINT NOT NULL,
-        header_sha256 TEXT NOT NULL, log TEXT NOT NULL, "offset" BIGINT NOT NULL, received_time TIMESTAMP NOT NULL,
-        sealed_time TIMESTAMP NOT NULL, records BIGINT NOT NULL, first_row BIGINT, last_row BIGINT, replay_run TEXT,
+        header_sha256 TEXT NOT NULL, log TEXT NOT NULL, "offset" BIGINT NOT NULL,
+        received_time TIMESTAMP NOT NULL, sealed_time TIMESTAMP NOT NULL, records BIGINT NOT NULL,
+        first_row BIGINT, last_row BIGINT, replay_run TEXT,
         PRIMARY KEY (product, source, epoch, sequence)) WITHOUT ROWID""",
     "CREATE INDEX IF NOT EXISTS batches_by_age ON batches (product, received_time)",
     """CREATE TABLE IF NOT EXISTS gaps (
@@ -51,8 +54,8 @@ SCHEMA = (
         PRIMARY KEY (product, log, after_offset))""",
     """CREATE TABLE IF NOT EXISTS holes (
         product TEXT NOT NULL, source TEXT NOT NULL, epoch BIGINT NOT NULL, first_sequence BIGINT NOT NULL,
-        last_sequence BIGINT NOT NULL, records BIGINT, reason TEXT NOT NULL, noticed_in_sequence BIGINT NOT NULL,
-        noticed_time TIMESTAMP NOT NULL,
+        last_sequence BIGINT NOT NULL, records BIGINT, reason TEXT NOT NULL,
+        noticed_in_sequence BIGINT NOT NULL, noticed_time TIMESTAMP NOT NULL,
         PRIMARY KEY (product, source, epoch, first_sequence, last_sequence))""",
     """CREATE TABLE IF NOT EXISTS losses (
         product TEXT NOT NULL, source TEXT NOT NULL, epoch BIGINT NOT NULL, sequence BIGINT NOT NULL,
@@ -73,8 +76,8 @@ SCHEMA = (
     """CREATE TABLE IF NOT EXISTS snapshots (
         product TEXT NOT NULL, source TEXT NOT NULL, epoch BIGINT NOT NULL, sequence BIGINT NOT NULL,
         snapshot TEXT NOT NULL, whole BOOLEAN NOT NULL, schema_sha256 TEXT NOT NULL, log TEXT NOT NULL,
-        "offset" BIGINT NOT NULL, received_time TIMESTAMP NOT NULL, verified TEXT NOT NULL, origin TEXT NOT NULL,
-        replay_run TEXT, payload BLOB NOT NULL,
+        "offset" BIGINT NOT NULL, received_time TIMESTAMP NOT NULL, verified TEXT NOT NULL,
+        origin TEXT NOT NULL, replay_run TEXT, payload BLOB NOT NULL,
         PRIMARY KEY (product, source, epoch, sequence)) WITHOUT ROWID""",
 )
 
@@ -150,14 +153,14 @@ def delete_rows(connection: sqlite3.Connection, table: str, first: int, last: in
     ).rowcount
 
 
-def upsert(
-    connection: sqlite3.Connection, table: str, keys: Sequence[str], values: dict[str, Any]
-) -> None:
+def upsert(connection: sqlite3.Connection, table: str, keys: Sequence[str], values: dict[str, Any]) -> None:
     """Inserts a row of one of the mesh's own tables, or changes the one with the same key."""
     changes = ", ".join(f"{quoted(name)} = excluded.{quoted(name)}" for name in values if name not in keys)
     statement = _insert("INSERT", table, tuple(values))
     conflict = ", ".join(quoted(key) for key in keys)
-    connection.execute(f"{statement} ON CONFLICT ({conflict}) DO UPDATE SET {changes}", tuple(values.values()))
+    connection.execute(
+        f"{statement} ON CONFLICT ({conflict}) DO UPDATE SET {changes}", tuple(values.values())
+    )
 
 
 def insert_new(connection: sqlite3.Connection, table: str, values: dict[str, Any]) -> bool:
@@ -169,21 +172,17 @@ def insert_new(connection: sqlite3.Connection, table: str, values: dict[str, Any
 def select(
     connection: sqlite3.Connection, table: str, columns: Sequence[str], where: dict[str, Any], end: str = ""
 ) -> list[tuple[Any, ...]]:
-    """Rows of one of the mesh's own tables whose columns equal the values of `where`."""
-    names = ", ".join(quoted(column) for column in columns)
+    """Columns, or aggregates, of rows of one of the mesh's own tables that equal `where`."""
+    names = ", ".join(column if "(" in column else quoted(column) for column in columns)
     return connection.execute(
         f"SELECT {names} FROM {table}{_where(where)} {end}", tuple(where.values())
     ).fetchall()
 
 
-def update(
-    connection: sqlite3.Connection, table: str, where: dict[str, Any], values: dict[str, Any]
-) -> None:
+def update(connection: sqlite3.Connection, table: str, where: dict[str, Any], values: dict[str, Any]) -> None:
     """Changes the rows of one of the mesh's own tables whose columns equal the values of `where`."""
     changes = ", ".join(f"{quoted(name)} = ?" for name in values)
-    connection.execute(
-        f"UPDATE {table} SET {changes}{_where(where)}", (*values.values(), *where.values())
-    )
+    connection.execute(f"UPDATE {table} SET {changes}{_where(where)}", (*values.values(), *where.values()))
 
 
 def delete(connection: sqlite3.Connection, table: str, where: dict[str, Any]) -> int:
@@ -204,6 +203,31 @@ def count_stored(
 def mark_gap(connection: sqlite3.Connection, product: str) -> None:
     """Every chain of the product may skip once."""
     connection.execute("UPDATE chains SET after_gap = 1 WHERE product = ?", (product,))
+
+
+def advance_chain(connection: sqlite3.Connection, chain: dict[str, Any]) -> None:
+    """Moves a chain's head. A new epoch has nothing pruned."""
+    statement = _insert("INSERT", "chains", tuple(chain))
+    connection.execute(
+        f"{statement} ON CONFLICT (product, source) DO UPDATE SET"
+        " pruned_sequence = iif(epoch = excluded.epoch, pruned_sequence, 0), after_gap = 0,"
+        " epoch = excluded.epoch, sequence = excluded.sequence, header_sha256 = excluded.header_sha256,"
+        " last_sealed_time = excluded.last_sealed_time, last_received_time = excluded.last_received_time",
+        tuple(chain.values()),
+    )
+
+
+def unexplained(
+    connection: sqlite3.Connection, chain: dict[str, Any], first: int, last: int
+) -> list[dict[str, Any]]:
+    """Holes of a chain that nobody declared and that overlap a range of sequences."""
+    found = connection.execute(
+        "SELECT * FROM holes WHERE product = :product AND source = :source AND epoch = :epoch"
+        " AND reason IN ('UNDECLARED', 'GAP') AND first_sequence <= :last AND last_sequence >= :first",
+        {**chain, "first": first, "last": last},
+    )
+    names = [column[0] for column in found.description]
+    return [dict(zip(names, row, strict=True)) for row in found]
 
 
 def old_batches(
@@ -248,7 +272,7 @@ def _insert(verb: str, table: str, columns: Sequence[str]) -> str:
 
 
 def _where(where: dict[str, Any]) -> str:
-    return " WHERE " + " AND ".join(f"{quoted(name)} = ?" for name in where) if where else ""
+    return " WHERE " + " AND ".join(f"{quoted(name)} IS ?" for name in where) if where else ""
 
 
 def _declared(table: Table) -> list[str]:

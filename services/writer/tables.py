@@ -92,7 +92,8 @@ def table_of(contract: Contract) -> Table:
     for column in columns:
         if column.name.startswith("_") or column.name in seen:
             raise InvalidInput(
-                f"{contract.name}: the column name {column.name!r} is taken; rename the field {column.field.name!r}"
+                f"{contract.name}: the column name {column.name!r} is taken; "
+                f"rename the field {column.field.name!r}"
             )
         seen.add(column.name)
     name = table_name(contract.name)

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -78,9 +79,35 @@ def findings(home: Home, *, limit: int, as_json: bool) -> None:
 
 def query(home: Home, sql: str, *, limit: int, timeout: float, as_json: bool) -> None:
     """Runs one statement on the database, read-only, and prints its rows."""
-    from telltale.cli.sql import run_query
+    database = _existing(home)
+    from telltale.cli.sql import run_query  # DuckDB takes longer to import than the other commands to run
 
-    answer = run_query(_existing(home), sql, limit=limit, timeout=timeout)
+    answer = run_query(database, sql, max_rows=limit, timeout=timeout)
+    rows = [[_plain(value) for value in row] for row in answer.rows]
+    if as_json:
+        show.document([dict(zip(answer.columns, row, strict=True)) for row in rows])
+    else:
+        show.table(answer.columns, rows, empty="No rows.")
+    if answer.truncated:
+        print(f"telltale: there are more than {limit} rows; --limit shows more", file=sys.stderr)
+
+
+def _plain(value: Any) -> Any:
+    """A value of SQL as JSON has it."""
+    match value:
+        case datetime():
+            return value.isoformat(sep=" ")
+        case bytes():
+            return value.hex()
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case dict():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case None | bool() | int() | float() | str():
+            return value
+        case _:
+            # Dates, spans, decimals: their own text is exact.
+            return str(value)
 
 
 def _findings(database: Path, limit: int) -> tuple[list[dict[str, Any]], int]:

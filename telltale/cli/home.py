@@ -11,6 +11,8 @@ from pathlib import Path
 from telltale.errors import ConfigurationError, Precondition
 
 DEFAULT = Path(".telltale")
+WRITER = "writer"
+DATABASE = "telltale.db"
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Home:
     @property
     def database(self) -> Path:
         """What the writer stores and `telltale query` reads."""
-        return self.state("writer") / "telltale.db"
+        return self.state(WRITER) / DATABASE
 
     def authority(self, domain: str) -> Path:
         """Keys of a domain's authority, as `certs init` makes them."""

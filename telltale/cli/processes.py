@@ -11,17 +11,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from telltale.cli.home import Home, Mesh
+from telltale.cli.home import DATABASE, WRITER, Home, Mesh
 from telltale.cli.supervisor import Program
 from telltale.errors import Precondition
 from telltale.naming import OPERATORS, PLATFORM, SpiffeId, server_name, trust_domain
 
 LOOPBACK = "127.0.0.1"
 GATEWAY = "gateway"
-WRITER = "writer"
 # Ports that the kernel gives to no outgoing connection, so that none is lost before its process listens.
 _PORTS = range(20000, 32768)
-# What a child inherits; everything else in the terminal's environment is nobody's business.
+# What a child inherits beside Telltale's own settings; the rest of the environment is nobody's business.
 _INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "HOME", "TMPDIR", "PYTHONPATH", "SSL_CERT_DIR")
 
 
@@ -29,7 +28,7 @@ _INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "HOME", "TMPDIR", "PYTHONPATH", "S
 class Process:
     """One process: its program, whom it speaks for, and what it has to be told.
 
-    `variables` map a setting to the process whose address it takes.
+    `addresses` map a setting to the process whose address it takes, `files` one to a file of its directory.
     """
 
     name: str
@@ -39,7 +38,8 @@ class Process:
     # Server that it is; None when it binds no port.
     serves: str | None = None
     aliases: tuple[str, ...] = ()
-    variables: Mapping[str, str] = field(default_factory=dict)
+    addresses: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def spiffe_id(self, mesh: str) -> SpiffeId:
         return SpiffeId(trust_domain(self.domain, mesh), self.path)
@@ -57,9 +57,11 @@ def processes(host: str) -> tuple[Process, ...]:
         Process("platform", "services.platform", PLATFORM, "/service", "service"),
         Process(GATEWAY, "gateway", PLATFORM, "/gateway", "gateway", ("localhost",)),
         Process("servers", "services.servers", "servers", "/service", "service"),
-        Process(WRITER, "services.writer", PLATFORM, "/writer", "writer"),
+        Process(
+            WRITER, "services.writer", PLATFORM, "/writer", "writer", files={"TELLTALE_DATABASE": DATABASE}
+        ),
         Process("analysis", "services.analysis", "analysis", "/service", "service"),
-        Process("agent", "agent", "servers", f"/agent/{host}", variables={"TELLTALE_SERVICE": "servers"}),
+        Process("agent", "agent", "servers", f"/agent/{host}", addresses={"TELLTALE_SERVICE": "servers"}),
     )
 
 
@@ -105,7 +107,8 @@ class Plan:
             "TELLTALE_JOIN_TOKEN_FILE": str(join_token(self.home, process)),
             "TELLTALE_GATEWAY": self.addresses[GATEWAY],
             "TELLTALE_PLATFORM": self.addresses["platform"],
-            **{name: self.addresses[target] for name, target in process.variables.items()},
+            **{name: self.addresses[target] for name, target in process.addresses.items()},
+            **{name: str(state / file) for name, file in process.files.items()},
         }
         if process.serves is not None:
             environment["TELLTALE_LISTEN"] = self.addresses[process.name]
@@ -131,7 +134,11 @@ class Plan:
         environment: Mapping[str, str],
         address: str | None,
     ) -> Program:
-        inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if name in _INHERITED or name.startswith("TELLTALE_")
+        }
         return Program(
             name=name,
             # -P: the current directory is no place to import from.

@@ -90,7 +90,9 @@ class Child:
         """The child now. `listening` are the ports that anything on this machine listens on."""
         process = self._process
         if process is None:
-            state = State.STOPPED if self._stopping.is_set() else State.WAITING
+            state = State.WAITING if self._ended else State.STARTING
+            if self._stopping.is_set():
+                state = State.STOPPED
             return ChildStatus(self.program.name, state, None, self._restarts, None, self._ended)
         ready = self.program.port is None or self.program.port in listening
         state = State.RUNNING if ready else State.STARTING

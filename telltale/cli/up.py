@@ -32,10 +32,10 @@ async def up(home: Home, *, port: int, seconds: float | None, as_json: bool) -> 
     with home.locked(), _stopped_by_signals() as stop:
         planned = plan(home, _mesh_name(), port)
         await prepare(planned)
+        await asyncio.to_thread(home.write_mesh, planned.running())
         with screen(home, planned, quiet=as_json) as shown:
             async with observing(home) as observer:
                 async with supervising(planned.programs()) as supervisor:
-                    await asyncio.to_thread(home.write_mesh, planned.running())
                     await _watch(supervisor, observer, shown, stop, deadline)
                     last = await observer.look(supervisor.statuses())
                     shown.say("stopping")

@@ -1,7 +1,7 @@
 """An image is a set of proto files with everything that they import, and the comments in them."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -10,13 +10,13 @@ from typing import TypeVar
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto, FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 # Options are read with these extensions: parsing refuses a promise that is no well-formed message.
 from telltale.api.mesh.v1 import product_pb2 as product_pb2
 from telltale.errors import ConfigurationError, InvalidInput
 
-_M = TypeVar("_M")
+_M = TypeVar("_M", bound=Message)
 
 
 class Image:
@@ -82,8 +82,10 @@ class Image:
             names = _names_by_path(proto)
             for location in proto.source_code_info.location:
                 name = names.get(tuple(location.path))
-                if name is not None and location.leading_comments:
-                    lines = location.leading_comments.splitlines()
+                text = location.leading_comments
+                # What is no UTF-8 comes as bytes, and is nothing to read.
+                if name is not None and isinstance(text, str) and text:
+                    lines = text.splitlines()
                     comments[name] = "\n".join(line.strip() for line in lines).strip()
         return comments
 
@@ -101,19 +103,35 @@ def own_image(domain: str) -> Image:
 
 def parse_set(data: bytes) -> descriptor_pb2.FileDescriptorSet:
     """Reads a FileDescriptorSet; raises InvalidInput when it is none."""
-    return _parse(descriptor_pb2.FileDescriptorSet.FromString, data, "FileDescriptorSet")
+    return _parse(descriptor_pb2.FileDescriptorSet, data)
 
 
 def parse_file(data: bytes) -> FileDescriptorProto:
     """Reads a FileDescriptorProto; raises InvalidInput when it is none."""
-    return _parse(FileDescriptorProto.FromString, data, "FileDescriptorProto")
+    return _parse(FileDescriptorProto, data)
 
 
-def _parse(read: Callable[[bytes], _M], data: bytes, what: str) -> _M:
+def _parse(kind: type[_M], data: bytes) -> _M:
     try:
-        return read(data)
+        message = kind.FromString(data)
+        _require_text(message)
     except (DecodeError, ValueError) as broken:
-        raise InvalidInput(f"{len(data)} bytes are no {what}: {broken}") from None
+        raise InvalidInput(f"{len(data)} bytes are no {kind.__name__}: {broken}") from None
+    return message
+
+
+def _require_text(message: Message) -> None:
+    """Raises ValueError for a name that is no UTF-8: the parser hands it over as bytes."""
+    for field, value in message.ListFields():
+        if field.name == "source_code_info":
+            continue
+        if field.message_type is not None:
+            for nested in value if field.is_repeated else (value,):
+                _require_text(nested)
+        elif field.type == field.TYPE_STRING:
+            for text in value if field.is_repeated else (value,):
+                if not isinstance(text, str):
+                    raise ValueError(f"{text!r} is no UTF-8")
 
 
 def without_source_info(proto: FileDescriptorProto) -> FileDescriptorProto:

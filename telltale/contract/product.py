@@ -29,8 +29,8 @@ _SEMANTIC_VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A
 _PRODUCT: Any = product_pb2.product
 _FIELD: Any = product_pb2.field
 _PACKAGE_OF_THE_MESH = "telltale.api.mesh.v1"
-# A record becomes a row: deeper nesting than this is a document, and a message within itself has no columns.
-_MAX_RECORD_DEPTH = 8
+_MAX_RECORD_LEVELS = 8
+_MAX_RECORD_COLUMNS = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +225,7 @@ def _require_one_record(
 
 
 def _require_fields(product: str, options: Product, record: Descriptor) -> None:
-    _require_depth(product, record, record, ())
+    _require_size(product, record)
     for field in record.fields:
         if classification_of(field) > options.classification:
             raise _broken(
@@ -235,16 +235,37 @@ def _require_fields(product: str, options: Product, record: Descriptor) -> None:
             )
 
 
-def _require_depth(product: str, record: Descriptor, message: Descriptor, above: tuple[str, ...]) -> None:
-    if message.full_name in above or len(above) >= _MAX_RECORD_DEPTH:
+def _require_size(product: str, record: Descriptor) -> None:
+    """A record becomes a row: its columns are bounded in number and depth, and none lies within itself."""
+    sizes: dict[str, tuple[int, int]] = {}
+    measured_now: set[str] = set()
+
+    def measure(message: Descriptor) -> tuple[int, int]:
+        """Columns and levels of a message. Each once: few that use each other often would take for ever."""
+        if message.full_name in measured_now or len(measured_now) > _MAX_RECORD_LEVELS:
+            raise _broken(
+                product,
+                f"{record.full_name} nests {message.full_name} within itself or too deeply",
+                f"a record has at most {_MAX_RECORD_LEVELS} levels, because it becomes a row",
+            )
+        if message.full_name not in sizes:
+            measured_now.add(message.full_name)
+            parts = [
+                (1, 0) if field.message_type is None else measure(field.message_type)
+                for field in message.fields
+            ]
+            measured_now.remove(message.full_name)
+            levels = 1 + max((levels for _, levels in parts), default=0)
+            sizes[message.full_name] = sum(columns for columns, _ in parts), levels
+        return sizes[message.full_name]
+
+    columns, levels = measure(record)
+    if columns > _MAX_RECORD_COLUMNS or levels > _MAX_RECORD_LEVELS:
         raise _broken(
             product,
-            f"{record.full_name} nests {message.full_name} within itself or too deeply",
-            f"a record has at most {_MAX_RECORD_DEPTH} levels, because it becomes a row",
+            f"{record.full_name} has {columns} columns in {levels} levels",
+            f"a record has at most {_MAX_RECORD_COLUMNS} in {_MAX_RECORD_LEVELS}, because it becomes a row",
         )
-    for field in message.fields:
-        if field.message_type is not None:
-            _require_depth(product, record, field.message_type, (*above, message.full_name))
 
 
 def _time_field(product: str, record: Descriptor) -> str:

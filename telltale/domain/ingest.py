@@ -99,10 +99,7 @@ class Ingest(IngestServicer):
     ) -> None:
         try:
             async for request in requests:
-                if len(request.batches) > _MAX_BATCHES or len(request.certificates) > _MAX_CERTIFICATES:
-                    raise InvalidInput(
-                        f"a message holds at most {_MAX_BATCHES} batches and {_MAX_CERTIFICATES} certificates"
-                    )
+                _check_size(request)
                 await answers.put(await self._examine(source, request))
         finally:
             await answers.put(None)
@@ -222,6 +219,13 @@ class _Examiner:
                 f"{unknown}; call Schemas.Register first",
                 final=False,
             ) from None
+
+
+def _check_size(request: PushRequest) -> None:
+    if len(request.batches) > _MAX_BATCHES or len(request.certificates) > _MAX_CERTIFICATES:
+        raise InvalidInput(
+            f"a message holds at most {_MAX_BATCHES} batches and {_MAX_CERTIFICATES} certificates"
+        )
 
 
 def change_of(contract: Contract, payload: bytes) -> Change:

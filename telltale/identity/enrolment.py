@@ -10,7 +10,7 @@ import grpc.aio
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from telltale.api.mesh.v1 import authority_pb2, authority_pb2_grpc
-from telltale.errors import InvalidInput, TelltaleError, Unauthenticated, Unavailable
+from telltale.errors import ConfigurationError, InvalidInput, TelltaleError, Unauthenticated, Unavailable
 from telltale.identity.credentials import Credentials
 from telltale.identity.dialling import dial
 from telltale.identity.keys import new_key, signing_request
@@ -82,7 +82,7 @@ class AuthorityClient:
             stub = authority_pb2_grpc.AuthorityStub(channel)
             request = authority_pb2.EnrollRequest(join_token=str(token), signing_request=signing_request(key))
             response = await self._asked(lambda: stub.Enroll(request, timeout=_TIMEOUT), self._enrollment)
-        return self._checked(Credentials(key, tuple(response.certificates)), token.spiffe_id)
+        return self._checked(key, response.certificates, token.spiffe_id)
 
     async def renew(self, credentials: Credentials) -> Credentials:
         key = new_key()
@@ -90,7 +90,7 @@ class AuthorityClient:
             stub = authority_pb2_grpc.AuthorityStub(channel)
             request = authority_pb2.RenewRequest(signing_request=signing_request(key))
             response = await self._asked(lambda: stub.Renew(request, timeout=_TIMEOUT), self._authority)
-        return self._checked(Credentials(key, tuple(response.certificates)), credentials.spiffe_id)
+        return self._checked(key, response.certificates, credentials.spiffe_id)
 
     async def token(self, credentials: Credentials, audiences: Sequence[str]) -> IssuedToken:
         async with self._channel(credentials) as channel:
@@ -103,8 +103,16 @@ class AuthorityClient:
         name = server_name("authority", credentials.spiffe_id.trust_domain)
         return dial(self._authority, name, self._trust.root_pem, credentials)
 
-    def _checked(self, credentials: Credentials, expected: SpiffeId) -> Credentials:
+    def _checked(
+        self, key: ec.EllipticCurvePrivateKey, certificates: Sequence[bytes], expected: SpiffeId
+    ) -> Credentials:
         """Refuses a certificate that others would refuse, where the reason can still be told."""
+        try:
+            credentials = Credentials(key, tuple(certificates))
+        except (ValueError, ConfigurationError) as broken:
+            raise Unavailable(
+                f"the authority of {expected} answered with no certificate for this key"
+            ) from broken
         leaf, *issuers = credentials.certificates
         issued = self._trust.identify(leaf, issuers, datetime.now(UTC))
         if issued != expected:

@@ -13,7 +13,7 @@ import structlog
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from telltale.errors import ConfigurationError, TelltaleError, Unauthenticated, Unavailable
+from telltale.errors import ConfigurationError, Unauthenticated, Unavailable
 from telltale.identity.channel import RenewingChannel
 from telltale.identity.credentials import Credentials
 from telltale.identity.dialling import backoff, dial
@@ -135,13 +135,14 @@ class Workload:
                     spiffe_id=str(self.spiffe_id),
                     not_after=self._credentials.not_after.isoformat(),
                 )
-            except (TelltaleError, OSError) as failed:
+            except Exception as failed:
+                # Whatever it is, a process must not lose its identity for having stopped trying.
                 attempt += 1
                 _log.warning(
                     "certificate not renewed; trying again",
                     spiffe_id=str(self.spiffe_id),
                     not_after=self._credentials.not_after.isoformat(),
-                    error=str(failed),
+                    error=str(failed) or type(failed).__name__,
                 )
 
     def _until_renewal(self) -> float:
@@ -158,6 +159,7 @@ class Workload:
         if state is not None:
             await asyncio.to_thread(credentials.save, state)
         self._credentials = credentials
+        self._tokens.clear()
 
 
 class _HeldToken:

@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -93,8 +93,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         async def guarded(request: Any, context: Context) -> Any:
             async with _Call(self, method, context) as call:
                 await call.admit(stream=streaming)
-                decoded = _decoded(request, decode, streaming)
-                async with call.deadline:
+                async with _decoded(request, decode, streaming) as decoded, call.deadline:
                     return await behaviour(decoded, context)
 
         return guarded
@@ -102,10 +101,13 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
     def _generated(self, behaviour: Any, method: str, decode: Decode, *, streaming: bool) -> Any:
         """A stream of responses from an async generator."""
 
-        async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
+        async def guarded(request: Any, context: Context) -> None:
             async with _Call(self, method, context) as call:
                 await call.admit(stream=True)
-                async with aclosing(behaviour(_decoded(request, decode, streaming), context)) as responses:
+                async with (
+                    _decoded(request, decode, streaming) as decoded,
+                    aclosing(behaviour(decoded, context)) as responses,
+                ):
                     while True:
                         # Only while the handler works: cutting a write short would leave no way to say why.
                         async with call.deadline:
@@ -113,7 +115,8 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
                                 response = await anext(responses)
                             except StopAsyncIteration:
                                 return
-                        yield response
+                        # Not yielded on: the handler is then closed here, by this task, however the call ends.
+                        await context.write(response)
 
         return guarded
 
@@ -123,8 +126,8 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         async def guarded(request: Any, context: Context) -> None:
             async with _Call(self, method, context) as call:
                 await call.admit(stream=True)
-                async with call.deadline:
-                    await behaviour(_decoded(request, decode, streaming), context)
+                async with _decoded(request, decode, streaming) as decoded, call.deadline:
+                    await behaviour(decoded, context)
 
         return guarded
 
@@ -198,17 +201,25 @@ class _Call:
         if isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
             if code is grpc.StatusCode.CANCELLED:
                 return True
+            if code is grpc.StatusCode.UNIMPLEMENTED:
+                await self._context.abort(code, f"{self._method} is not served here")
             await self._fail(error)
         return False
 
     def _outcome(self, error: BaseException | None) -> grpc.StatusCode:
         if error is None or isinstance(error, grpc.aio.AbortError):
-            said = self._context.code()
-            return said if isinstance(said, grpc.StatusCode) else _STATUS.get(said, grpc.StatusCode.UNKNOWN)
+            said: Any = self._context.code()
+            if isinstance(said, grpc.StatusCode):
+                return said
+            return _STATUS.get(said or 0, grpc.StatusCode.UNKNOWN)
         if isinstance(error, TelltaleError):
             return code_of(error)
+        if isinstance(error, NotImplementedError):
+            # What generated base classes raise for methods that a service leaves out.
+            return grpc.StatusCode.UNIMPLEMENTED
         # A write to a peer that has gone fails in several ways; none of them is an error of ours.
-        gone = self._context.cancelled() or not isinstance(error, Exception)
+        broken_wire = isinstance(error, grpc.aio.InternalError)
+        gone = broken_wire or self._context.cancelled() or not isinstance(error, Exception)
         return grpc.StatusCode.CANCELLED if gone else grpc.StatusCode.INTERNAL
 
     async def _fail(self, error: Exception) -> None:
@@ -224,21 +235,34 @@ class _Call:
 class _Requests:
     """The requests of a stream, decoded one by one."""
 
-    def __init__(self, raw: AsyncIterator[bytes], decode: Callable[[bytes], Any]) -> None:
-        self._raw = raw.__aiter__()
+    def __init__(self, raw: AsyncIterator[bytes], decode: Decode) -> None:
+        self._raw = raw
+        self._reading: AsyncIterator[bytes] | None = None
         self._decode = decode
 
     def __aiter__(self) -> "_Requests":
         return self
 
     async def __anext__(self) -> Any:
-        return _message(await self._raw.__anext__(), self._decode)
+        if self._reading is None:
+            self._reading = aiter(self._raw)
+        data = await anext(self._reading)
+        return data if self._decode is None else _message(data, self._decode)
+
+    async def aclose(self) -> None:
+        """Ends the reading: gRPC's generator would otherwise wait for a collector of garbage that may
+        come when the loop has gone."""
+        if self._reading is not None:
+            await self._reading.aclose()  # type: ignore[attr-defined]  # gRPC's is a generator
 
 
-def _decoded(request: Any, decode: Decode, streaming: bool) -> Any:
-    if decode is None:
-        return request
-    return _Requests(request, decode) if streaming else _message(request, decode)
+@asynccontextmanager
+async def _decoded(request: Any, decode: Decode, streaming: bool) -> AsyncIterator[Any]:
+    if streaming:
+        async with aclosing(_Requests(request, decode)) as requests:
+            yield requests
+    else:
+        yield request if decode is None else _message(request, decode)
 
 
 def _message(data: bytes, decode: Callable[[bytes], Any]) -> Any:

@@ -76,6 +76,7 @@ class Pusher:
         self._reseal = reseal
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
+        self._unreachable = asyncio.Event()
         self.batches_refused = 0
         self.last_ack: float | None = None
 
@@ -85,14 +86,15 @@ class Pusher:
         self._wake.set()
 
     async def drained(self, timeout: float) -> None:
-        """Waits until everything is acked, or for the time given."""
-        try:
-            async with asyncio.timeout(timeout):
-                await self._idle.wait()
-        except TimeoutError:
-            usage = await self._spool.usage()
-            if usage.batches:
-                log.info("batches stay in the spool for the next start", batches=usage.batches)
+        """Waits until everything is acked; not when nobody takes it, and at most for the time given."""
+        ends = [asyncio.create_task(event.wait()) for event in (self._idle, self._unreachable)]
+        await asyncio.wait(ends, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+        await asyncio.gather(*ends, return_exceptions=True)
+        usage = await self._spool.usage()
+        if usage.batches:
+            log.info("batches stay in the spool for the next start", batches=usage.batches)
 
     async def run(self) -> None:
         """Connects, pushes, and connects again, until cancelled."""
@@ -109,6 +111,7 @@ class Pusher:
                 log.info("push interrupted", service=self._address, reason=_reason(broken))
             finally:
                 self._spool.mark_in_flight(0)
+            self._unreachable.set()
             await asyncio.sleep(backoff(attempt))
 
     async def _connect_and_push(self) -> None:
@@ -138,6 +141,7 @@ class Pusher:
             # the call would lose the status.
             async with asyncio.timeout(_CALL_SECONDS):
                 await call.initial_metadata()
+            self._unreachable.clear()
             async with asyncio.TaskGroup() as tasks:
                 writer = tasks.create_task(self._write(call, stream))
                 await self._read(call, stream)

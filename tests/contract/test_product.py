@@ -155,3 +155,13 @@ def test_two_services_of_one_name_are_refused() -> None:
     image = compile_image({FANS: text("samples"), FANS.replace("fans", "blowers"): again})
     with pytest.raises(InvalidInput, match="two services have this name"):
         contracts_in(image)
+
+
+def test_messages_that_multiply_are_counted_without_being_walked() -> None:
+    levels = "".join(
+        f"message L{level} {{ {' '.join(f'L{level + 1} f{n} = {n};' for n in range(1, 200))} }}\n"
+        for level in range(6)
+    )
+    source = text("samples") + levels + "message L6 { string leaf = 1; }\n"
+    with pytest.raises(InvalidInput, match=f"has {199**6 + 2 + 1} columns"):
+        contracts(source.replace("double uptime_seconds = 2", "L0 many = 3; double uptime_seconds = 2"))

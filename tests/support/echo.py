@@ -54,6 +54,12 @@ async def floods(request: bytes, context: Any) -> AsyncIterator[bytes]:
         yield request
 
 
+async def pours(request: bytes, context: Any) -> None:
+    """The same by writing."""
+    while True:
+        await context.write(request)
+
+
 async def waits(request: bytes, context: Any) -> AsyncIterator[bytes]:
     """Says one thing and then nothing."""
     yield request
@@ -73,6 +79,7 @@ HANDLERS = {
     "Echo": grpc.stream_stream_rpc_method_handler(echo),
     "Writes": grpc.stream_stream_rpc_method_handler(writes),
     "Floods": grpc.unary_stream_rpc_method_handler(floods),
+    "Pours": grpc.unary_stream_rpc_method_handler(pours),
     "Waits": grpc.unary_stream_rpc_method_handler(waits),
     "Counts": grpc.stream_unary_rpc_method_handler(counts),
     "Typed": grpc.unary_unary_rpc_method_handler(

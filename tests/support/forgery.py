@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from telltale.identity.credentials import Credentials
 from telltale.identity.keys import new_key
@@ -19,13 +19,13 @@ def forged(
     start: timedelta = timedelta(minutes=-1),
     end: timedelta = timedelta(hours=1),
 ) -> Credentials:
-    """A leaf by the domain's authority with any names, URIs or DNS, valid from `start` to `end` from now on."""
+    """A leaf by the domain's authority with any URIs and DNS names, valid from now + start to now + end."""
     authority = mesh.authorities[domain]
     key, now = new_key(), datetime.now(UTC)
     general = [x509.UniformResourceIdentifier(n) if "://" in n else x509.DNSName(n) for n in names]
     builder = (
         x509.CertificateBuilder()
-        .subject_name(x509.Name([]))
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "forged leaf")]))
         .issuer_name(authority._issuing.subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())

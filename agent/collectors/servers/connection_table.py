@@ -25,7 +25,7 @@ MAX_CONNECTIONS = 65_536
 _MAX_ENDED = 65_536
 # A port counts as listening for this long after it was last seen so: its last connections end after it.
 _LISTENED_NS = 60 * 10**9
-# A notice follows the end of a connection within moments. Who is gone from two lists had one that was dropped.
+# A notice follows the end of a connection within moments. What is gone from two lists had one that was lost.
 _LISTS_WITHOUT = 2
 
 
@@ -50,7 +50,9 @@ class _Listener:
 class ConnectionTable:
     """Compares what is there with what was. Not safe for threads: one looks at a time."""
 
-    def __init__(self, owners: SocketOwners, names: AccountNames, max_connections: int = MAX_CONNECTIONS) -> None:
+    def __init__(
+        self, owners: SocketOwners, names: AccountNames, max_connections: int = MAX_CONNECTIONS
+    ) -> None:
         self._owners = owners
         self._names = names
         self._max = max_connections
@@ -73,7 +75,7 @@ class ConnectionTable:
             self._listeners[found.local_port] = _Listener(owners.get(found.inode), found.account_id, now_ns)
 
     def look(self, sockets: list[Socket], now_ns: int, *, is_told: bool) -> list[ConnectionsRecord]:
-        """The records of what is new or gone among these sockets. `is_told`: of what is gone there are notices."""
+        """The records of what is new or gone among these sockets. `is_told`: notices tell what is gone."""
         self.see_listeners(sockets, now_ns)
         self._listeners = {
             port: listener
@@ -86,6 +88,7 @@ class ConnectionTable:
             for cookie, found in present.items()
             if cookie not in self._open and cookie not in self._ended and found.remote_port
         ]
+        self._find_owners(present)
         room = max(0, self._max - len(self._open))
         self.unfollowed = max(0, len(new) - room)
         owners = self._owners.find(found.inode for found in new[:room])
@@ -117,6 +120,22 @@ class ConnectionTable:
         if notice.received_bytes is not None:
             record.received_bytes = notice.received_bytes
         return record
+
+    def _find_owners(self, present: dict[int, Socket]) -> None:
+        """Learns who has taken a connection since it was first seen, or could not be searched for then."""
+        held = {
+            cookie: found.inode
+            for cookie, connection in self._open.items()
+            if (found := present.get(cookie)) is not None
+            and found.inode
+            and (connection.owner is None or not connection.socket.inode)
+        }
+        owners = self._owners.find(held.values())
+        for cookie, inode in held.items():
+            connection = self._open[cookie]
+            connection.socket = present[cookie]
+            connection.account_id = connection.socket.account_id
+            connection.owner = owners.get(inode, connection.owner)
 
     def _gone(self, present: dict[int, Socket], now_ns: int, patience: int) -> list[ConnectionsRecord]:
         records = []

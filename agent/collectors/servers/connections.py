@@ -1,11 +1,11 @@
-"""servers.connections: every TCP connection opened and closed, by lists of sockets and the kernel's notices.
+"""servers.connections: TCP connections opened and closed, by lists of sockets and the kernel's notices.
 
-A notice comes for each socket that is gone, however short its life. Where the kernel gives none, the lists alone
-must do, and every batch says what they miss.
+A notice comes for each socket that is gone, however short its life. Where the kernel gives none, the lists
+alone must do, and every batch says what they miss.
 """
 
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from datetime import timedelta
 
 from google.protobuf.message import Message
@@ -25,28 +25,35 @@ _LISTENERS_SECONDS = 0.2
 
 
 class Connections(Watcher):
-    """The connections of the agent's network namespace. Needs CAP_NET_ADMIN for notices and root for processes."""
+    """The connections of the agent's network namespace. Only root sees whose processes hold them."""
 
     product = "servers.connections"
     interval = timedelta(seconds=1)
 
-    def __init__(self, host: Host) -> None:
+    def __init__(
+        self,
+        host: Host,
+        subscribe: Callable[[], DestroyNotices] = DestroyNotices,
+        dump: Callable[[], SocketDump] = SocketDump,
+    ) -> None:
         self._host = host
-        # Looking and watching go on from the same table: what the one has told, the other does not tell again.
+        self._subscribe = subscribe
+        self._dump = dump
+        # Looking and watching share a table: what the one has told, the other does not tell again.
         self._table = ConnectionTable(SocketOwners(host.proc), AccountNames(host.etc))
         self._unfollowed = 0
 
     async def watch(self) -> AsyncGenerator[Iterable[Message], None]:
         """Every change as the kernel tells it; raises CannotCollect where it does not."""
         try:
-            notices = DestroyNotices()
+            notices = self._subscribe()
         except OSError as refused:
             raise CannotCollect(
-                f"the kernel does not tell this agent of ended connections ({refused.strerror}): it needs "
+                f"the kernel does not tell this agent of ended connections ({refused.strerror}): give it "
                 "CAP_NET_ADMIN in its network namespace"
             ) from refused
         try:
-            dump = SocketDump()
+            dump = self._dump()
             try:
                 tap = ConnectionTap(notices, dump, self._table)
                 async for burst in bursts(tap, self.interval.total_seconds()):
@@ -61,8 +68,8 @@ class Connections(Watcher):
         records = self._table.look(self._sockets(), time.time_ns(), is_told=False)
         yield Loss(
             reason=LossReason.LOSS_REASON_METHOD,
-            detail=f"connections are looked for every {self.interval.total_seconds():g} s: those that ended in "
-            "between are missed",
+            detail=f"connections are looked for every {self.interval.total_seconds():g} s: those that ended "
+            "in between are missed",
         )
         unfollowed, self._unfollowed = self._unfollowed, self._table.unfollowed
         yield from unfollowed_loss(unfollowed, self._table.unfollowed)
@@ -70,7 +77,7 @@ class Connections(Watcher):
 
     def _sockets(self) -> list[Socket]:
         try:
-            dump = SocketDump()
+            dump = self._dump()
         except OSError:
             return self._listed_sockets()
         try:
@@ -85,7 +92,8 @@ class Connections(Watcher):
             return list(tcp_sockets(self._host.proc))
         except OSError as refused:
             raise CannotCollect(
-                f"neither the kernel's socket diagnosis nor {refused.filename} can be read: {refused.strerror}"
+                f"neither the kernel's socket diagnosis nor {refused.filename} can be read: "
+                f"{refused.strerror}"
             ) from refused
 
 
@@ -120,7 +128,8 @@ class ConnectionTap:
             records.append(
                 Loss(
                     reason=LossReason.LOSS_REASON_UPSTREAM,
-                    detail="the kernel dropped notices of ended connections: they came faster than the agent reads",
+                    detail="the kernel dropped notices of ended connections: they came faster than the agent "
+                    "reads",
                 )
             )
         return records

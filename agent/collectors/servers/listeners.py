@@ -7,8 +7,8 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from agent.collectors import Collector, Host, timestamp
+from agent.collectors.servers.listener_owners import ListenerOwners
 from agent.collectors.servers.local_accounts import AccountNames
-from agent.collectors.servers.socket_owners import SocketOwners
 from telltale.api.servers.v1.listeners_pb2 import ListenersRecord
 
 # States in /proc/net, by the kernel's numbering of TCP states; UDP uses CLOSE for a socket without a peer.
@@ -57,7 +57,7 @@ class Listeners(Collector):
 
     def __init__(self, host: Host) -> None:
         self._net = host.proc / "net"
-        self._owners = SocketOwners(host.proc)
+        self._owners = ListenerOwners(host.proc)
         self._account_name = AccountNames(host.etc)
 
     def collect(self) -> Iterator[ListenersRecord]:

@@ -4,7 +4,7 @@ Where the kernel does not tell, the processes are looked over at intervals inste
 """
 
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from datetime import timedelta
 
 from google.protobuf.message import Message
@@ -26,13 +26,18 @@ _MAX_PARENTS = 65_536
 
 
 class ProcessStarts(Watcher):
-    """The programs that start. With CAP_NET_ADMIN the kernel tells of all; only root sees all their details."""
+    """The programs that start.
+
+    The kernel tells of all of them in the host's own namespaces; before Linux 6.6 to CAP_NET_ADMIN only.
+    What program another account's process runs, and where, is seen by root only.
+    """
 
     product = "servers.process_starts"
     interval = timedelta(seconds=1)
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, subscribe: Callable[[], ProcessEvents] = ProcessEvents) -> None:
         self._host = host
+        self._subscribe = subscribe
         self._names = AccountNames(host.etc)
         # The processes of the last look with their starts; None before the first.
         self._seen: dict[int, int] | None = None
@@ -40,11 +45,11 @@ class ProcessStarts(Watcher):
     async def watch(self) -> AsyncGenerator[Iterable[Message], None]:
         """Every start as the kernel tells it; raises CannotCollect where it does not."""
         try:
-            events = ProcessEvents()
+            events = self._subscribe()
         except OSError as refused:
             raise CannotCollect(
-                f"the kernel does not tell this agent of process starts ({refused.strerror}): it needs CAP_NET_ADMIN in "
-                "the host's own network and process namespaces"
+                f"the kernel does not tell this agent of process starts ({refused.strerror}): give it "
+                "CAP_NET_ADMIN and the host's own network and process namespaces"
             ) from refused
         # A later look starts afresh: what the kernel told is not to be found again.
         self._seen = None
@@ -117,8 +122,8 @@ class ProcessTap:
         return [
             Loss(
                 reason=LossReason.LOSS_REASON_UPSTREAM,
-                detail=f"the kernel dropped {dropped or 'an unknown number of'} forks, executions and exits: they "
-                "came faster than the agent reads",
+                detail=f"the kernel dropped {dropped or 'an unknown number of'} forks, executions and exits: "
+                "they came faster than the agent reads",
             )
         ]
 

@@ -21,7 +21,9 @@ CLONED_IDENTITY = Detection(
     purpose="A chain forked: somebody else seals batches with the source's key.",
     technique="T1649",
     quiet=timedelta(minutes=15),
-    rule=Faults(frozenset({Wrong.FORK}), "Two holders of one identity: {entity} tells two stories of {product}"),
+    rule=Faults(
+        frozenset({Wrong.FORK}), "Two holders of one identity: {entity} tells two stories of {product}"
+    ),
     examples=(
         Example("a fork on the stream", told=[(0, []), (10, Wrong.FORK)], finds=[("OPEN", "web1", "")]),
         Example(

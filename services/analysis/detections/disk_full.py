@@ -27,7 +27,11 @@ DISK_FULL = Detection(
         evidence=EVIDENCE,
     ),
     examples=(
-        Example("it is full at once", told=[(0, [_disk(0.5)]), (30, [_disk(0.99)])], finds=[("OPEN", "web1", "/var")]),
+        Example(
+            "it is full at once",
+            told=[(0, [_disk(0.5)]), (30, [_disk(0.99)])],
+            finds=[("OPEN", "web1", "/var")],
+        ),
         Example(
             "it was full for a moment",
             told=[(0, [_disk(1.0)]), (30, [_disk(0.96)]), (60, [_disk(0.9)])],

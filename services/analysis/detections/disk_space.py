@@ -36,13 +36,19 @@ DISK_SPACE = Detection(
             told=[(0, [_disk(0.91)]), (30, [_disk(0.92)]), (60, [_disk(0.93)]), (90, [_disk(0.5)])],
             finds=[("OPEN", "web1", "/"), ("ENDED", "web1", "/")],
         ),
-        Example("it is full for less than a minute", told=[(0, [_disk(0.95)]), (30, [_disk(0.95)]), (59, [_disk(0.2)])]),
+        Example(
+            "it is full for less than a minute",
+            told=[(0, [_disk(0.95)]), (30, [_disk(0.95)]), (59, [_disk(0.2)])],
+        ),
         Example(
             "it wavers around the limit and is told once",
             told=[(30 * i, [_disk(0.91 if i % 2 == 0 else 0.89)]) for i in range(10)],
             finds=[("OPEN", "web1", "/")],
         ),
-        Example("an image is full by nature", told=[(30 * i, [_disk(1.0, "/snap/a", "squashfs")]) for i in range(10)]),
+        Example(
+            "an image is full by nature",
+            told=[(30 * i, [_disk(1.0, "/snap/a", "squashfs")]) for i in range(10)],
+        ),
         Example("nothing is wrong", told=[(30 * i, [_disk(0.4), _disk(0.8, "/var")]) for i in range(10)]),
     ),
 )

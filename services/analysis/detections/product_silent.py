@@ -15,10 +15,21 @@ PRODUCT_SILENT = Detection(
     examples=(
         Example(
             "one collector fails and recovers",
-            told=[(0, []), (10, "servers.memory"), (200, "servers.memory"), (201, None), (220, []), (221, None)],
+            told=[
+                (0, []),
+                (10, "servers.memory"),
+                (200, "servers.memory"),
+                (201, None),
+                (220, []),
+                (221, None),
+            ],
             finds=[("OPEN", "web1", ""), ("ENDED", "web1", "")],
         ),
-        Example("all fall silent: that is another finding", told=[(0, []), (10, "servers.memory"), (240, None)]),
-        Example("both go on", told=[(0, []), (1, "servers.memory"), (60, []), (61, "servers.memory"), (62, None)]),
+        Example(
+            "all fall silent: that is another finding", told=[(0, []), (10, "servers.memory"), (240, None)]
+        ),
+        Example(
+            "both go on", told=[(0, []), (1, "servers.memory"), (60, []), (61, "servers.memory"), (62, None)]
+        ),
     ),
 )

@@ -11,7 +11,7 @@ REFUSED_BATCH = Detection(
     version=1,
     verdict=Verdict.VERDICT_INTEGRITY,
     severity=Severity.SEVERITY_MEDIUM,
-    purpose="Batches are refused for what they are, so their records are missing until somebody mends the source.",
+    purpose="Batches are refused for what they are: their records are missing until the source is mended.",
     quiet=timedelta(minutes=15),
     rule=Faults(
         frozenset(

@@ -83,7 +83,8 @@ class _Silence(Rule):
 
     def _last_heard(self, sql: duckdb.DuckDBPyConnection, source: str, product: str) -> tuple[int | None]:
         row = sql.execute(
-            "SELECT max(received) FROM streams WHERE source = $source AND ($product = '' OR product = $product)",
+            "SELECT max(received) FROM streams"
+            " WHERE source = $source AND ($product = '' OR product = $product)",
             {"source": source, "product": product},
         ).fetchone()
         return row if row is not None else (None,)

@@ -1,9 +1,15 @@
-"""Which process holds a socket, from the descriptors in /proc; looked for only when a socket is new."""
+"""Which process holds a listening socket, from the descriptors in /proc; searched only when a socket is new.
+
+A listener may outlive the process that opened it in one that inherited it, so every reading checks that the
+descriptor is still there.
+"""
 
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from agent.kernel.process import process_numbers
 
 
 class Owner(NamedTuple):
@@ -15,7 +21,7 @@ class Owner(NamedTuple):
     account_id: int
 
 
-class SocketOwners:
+class ListenerOwners:
     """Remembers where a socket was found, so that an unchanged host costs two readings a socket."""
 
     def __init__(self, proc: Path) -> None:
@@ -58,7 +64,7 @@ class SocketOwners:
         """Notes the lowest process that holds each socket; returns how many processes could not be read."""
         wanted = {f"socket:[{inode}]": inode for inode in inodes}
         denied = 0
-        for process_id in sorted(int(name) for name in os.listdir(self._proc) if name.isdecimal()):
+        for process_id in process_numbers(self._proc):
             try:
                 for path in self._descriptors(process_id):
                     inode = wanted.get(_target(path))

@@ -1,0 +1,39 @@
+"""The writer: stores every data product in one SQLite file. Run as `python -m services.writer`."""
+
+import asyncio
+
+from services.writer.settings import WriterSettings
+from services.writer.store import Store
+from services.writer.writer import prune_for_ever, write_for_ever
+from telltale import naming, process
+from telltale.identity.workload import Workload
+from telltale.rpc.auth import Authenticator
+from telltale.rpc.server import serving
+from telltale.settings import read_or_exit
+from telltale.source.telemetry import self_metrics
+
+
+async def run(settings: WriterSettings, stopping: asyncio.Event) -> None:
+    """Stores until `stopping` is set."""
+    async with (
+        Workload.open(settings) as me,
+        self_metrics(me, "writer", settings.state, settings.platform) as telemetry,
+        Store(settings.database) as store,
+        # Nothing but health is served here.
+        serving(me, settings.listen, Authenticator(me.trust, _platform(settings)), lambda _: None),
+        asyncio.TaskGroup() as tasks,
+    ):
+        pruning = tasks.create_task(prune_for_ever(store, settings.retention_seconds))
+        await write_for_ever(me, settings, store, telemetry.report_refusal, stopping)
+        pruning.cancel()
+
+
+def _platform(settings: WriterSettings) -> str:
+    return naming.trust_domain(naming.PLATFORM, settings.mesh)
+
+
+if __name__ == "__main__":
+    writer = read_or_exit(
+        WriterSettings, "The writer: stores every data product in one SQLite file."
+    )
+    process.run(lambda stopping: run(writer, stopping))

@@ -1,0 +1,247 @@
+"""Enrolment, renewal and tokens on the real wire of a real authority."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import jwt
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from certs.ledger import Ledger
+from certs.profiles import Profile
+from certs.serve import AuthorityAddress, AuthoritySettings, serving_authority
+from telltale.api.mesh.v1 import authority_pb2, authority_pb2_grpc
+from telltale.identity.credentials import Credentials
+from telltale.identity.dialling import dial
+from telltale.identity.keys import new_key, signing_request
+from telltale.rpc.health import check
+from tests.support.mesh import Mesh
+
+
+@dataclass
+class Running:
+    """An authority that serves."""
+
+    mesh: Mesh
+    settings: AuthoritySettings
+    port: int
+    enrollment: int
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.mesh.home.authority("servers"))
+
+    def join_token(
+        self, path: str = "/agent/web1", *dns: str, life: timedelta = timedelta(minutes=10)
+    ) -> str:
+        profile = Profile(self.mesh.spiffe_id("servers", path), dns)
+        return str(self.ledger.grant(profile, life).token)
+
+    async def enroll(self, token: str, request: bytes) -> tuple[bytes, ...]:
+        name = self.mesh.server_name("authority", "servers")
+        async with dial(f"127.0.0.1:{self.enrollment}", name, self.mesh.trust.root_pem) as channel:
+            stub = authority_pb2_grpc.AuthorityStub(channel)
+            answer = await stub.Enroll(
+                authority_pb2.EnrollRequest(join_token=token, signing_request=request), timeout=10
+            )
+        return tuple(answer.certificates)
+
+    def channel(self, credentials: Credentials) -> grpc.aio.Channel:
+        name = self.mesh.server_name("authority", "servers")
+        return dial(f"127.0.0.1:{self.port}", name, self.mesh.trust.root_pem, credentials)
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
+    mesh = Mesh.create(tmp_path, "servers", "platform")
+    address = AuthorityAddress(
+        directory=mesh.home.authority("servers"), listen="127.0.0.1:0", enrollment="127.0.0.1:0"
+    )
+    settings = AuthoritySettings(authorities=(address,))
+    async with serving_authority(address, settings) as (port, enrollment):
+        yield Running(mesh, settings, port, enrollment)
+
+
+async def refused(call: object) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await call  # type: ignore[misc]
+    return failed.value
+
+
+async def test_a_join_token_buys_the_identity_that_it_names_and_no_other(running: Running) -> None:
+    key = new_key()
+    asked = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([]))
+        .add_extension(
+            x509.SubjectAlternativeName(
+                [x509.UniformResourceIdentifier("spiffe://servers.telltale.test/service")]
+            ),
+            critical=False,
+        )
+        .sign(key, hashes.SHA256())
+    )
+    chain = await running.enroll(running.join_token(), asked.public_bytes(Encoding.DER))
+    credentials = Credentials(key, chain)
+    assert str(credentials.spiffe_id) == "spiffe://servers.telltale.test/agent/web1"
+    purposes = credentials.leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(purposes) == [ExtendedKeyUsageOID.CLIENT_AUTH]
+    assert credentials.not_after - credentials.not_before <= timedelta(hours=24, minutes=1)
+
+
+async def test_a_servers_leaf_carries_its_names(running: Running) -> None:
+    key = new_key()
+    token = running.join_token("/service", "service.servers.telltale.test")
+    leaf = Credentials(key, await running.enroll(token, signing_request(key))).leaf
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["service.servers.telltale.test"]
+    purposes = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert set(purposes) == {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH}
+
+
+async def test_the_same_key_gets_its_certificate_again_and_another_key_does_not(running: Running) -> None:
+    token, key = running.join_token(), new_key()
+    first = await running.enroll(token, signing_request(key))
+    assert await running.enroll(token, signing_request(key)) == first
+    failed = await refused(running.enroll(token, signing_request(new_key())))
+    assert failed.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert "used with another key" in (failed.details() or "")
+
+
+async def test_of_two_keys_at_once_exactly_one_wins(running: Running) -> None:
+    token = running.join_token()
+    answers = await asyncio.gather(
+        *(running.enroll(token, signing_request(new_key())) for _ in range(8)), return_exceptions=True
+    )
+    assert sum(isinstance(answer, tuple) for answer in answers) == 1
+
+
+@pytest.mark.parametrize("token", ["", "rubbish", "join-x@servers.telltale.test/agent/web1", "x" * 100_000])
+async def test_an_unknown_join_token_is_refused(running: Running, token: str) -> None:
+    failed = await refused(running.enroll(token, signing_request(new_key())))
+    assert failed.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert "ask for" in (failed.details() or "")
+
+
+async def test_an_expired_join_token_is_refused(running: Running) -> None:
+    failed = await refused(
+        running.enroll(running.join_token(life=timedelta(seconds=-1)), signing_request(new_key()))
+    )
+    assert failed.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert "has expired" in (failed.details() or "")
+
+
+def other_requests() -> dict[str, bytes]:
+    """Signing requests that are none of ours."""
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    rsa_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    good = signing_request(new_key())
+    return {
+        "rsa": builder.sign(rsa_key, hashes.SHA256()).public_bytes(Encoding.DER),
+        "p384": builder.sign(ec.generate_private_key(ec.SECP384R1()), hashes.SHA256()).public_bytes(
+            Encoding.DER
+        ),
+        "broken signature": good[:-1] + bytes([good[-1] ^ 1]),
+        "truncated": good[:40],
+        "empty": b"",
+        "oversize": good + bytes(100_000),
+    }
+
+
+async def test_only_small_p256_requests_signed_by_their_key_are_taken(running: Running) -> None:
+    token = running.join_token()
+    for name, request in other_requests().items():
+        failed = await refused(running.enroll(token, request))
+        assert failed.code() is grpc.StatusCode.INVALID_ARGUMENT, name
+    assert await running.enroll(token, signing_request(new_key())), "the refusals used the token up"
+
+
+async def test_too_many_attempts_are_turned_away(running: Running) -> None:
+    request = signing_request(new_key())
+    answers = [await refused(running.enroll("join-guess", request)) for _ in range(35)]
+    assert answers[0].code() is grpc.StatusCode.UNAUTHENTICATED
+    assert answers[-1].code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_the_enrolment_port_does_nothing_but_enrol(running: Running) -> None:
+    name = running.mesh.server_name("authority", "servers")
+    async with dial(f"127.0.0.1:{running.enrollment}", name, running.mesh.trust.root_pem) as channel:
+        stub = authority_pb2_grpc.AuthorityStub(channel)
+        for call in (
+            stub.Renew(authority_pb2.RenewRequest(signing_request=signing_request(new_key()))),
+            stub.IssueToken(authority_pb2.IssueTokenRequest(audiences=["servers.telltale.test"])),
+        ):
+            assert (await refused(call)).code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_health_answers_on_both_ports(running: Running) -> None:
+    name, root_pem = running.mesh.server_name("authority", "servers"), running.mesh.trust.root_pem
+    me = running.mesh.credentials("servers", "/agent/web1")
+    assert await check(f"127.0.0.1:{running.port}", name, root_pem, me) == "SERVING"
+    assert await check(f"127.0.0.1:{running.enrollment}", name, root_pem, None) == "SERVING"
+
+
+async def test_renewal_repeats_name_and_purpose(running: Running) -> None:
+    service = running.mesh.credentials("servers", "/service", ["service.servers.telltale.test"])
+    key = new_key()
+    async with running.channel(service) as channel:
+        answer = await authority_pb2_grpc.AuthorityStub(channel).Renew(
+            authority_pb2.RenewRequest(signing_request=signing_request(key))
+        )
+    renewed = Credentials(key, tuple(answer.certificates))
+    assert renewed.spiffe_id == service.spiffe_id
+    assert renewed.thumbprint != service.thumbprint
+    for extension in (x509.SubjectAlternativeName, x509.ExtendedKeyUsage):
+        assert (
+            renewed.leaf.extensions.get_extension_for_class(extension).value
+            == service.leaf.extensions.get_extension_for_class(extension).value
+        )
+
+
+async def test_an_authority_serves_its_own_trust_domain_only(running: Running) -> None:
+    async with running.channel(running.mesh.credentials("platform", "/writer")) as channel:
+        stub = authority_pb2_grpc.AuthorityStub(channel)
+        for call in (
+            stub.Renew(authority_pb2.RenewRequest(signing_request=signing_request(new_key()))),
+            stub.IssueToken(authority_pb2.IssueTokenRequest(audiences=["servers.telltale.test"])),
+        ):
+            failed = await refused(call)
+            assert failed.code() is grpc.StatusCode.UNAUTHENTICATED
+            assert "has to ask its own" in (failed.details() or "")
+
+
+async def test_a_token_is_bound_to_the_certificate_and_never_outlives_it(running: Running) -> None:
+    running.mesh.authorities["servers"]._leaf_life = timedelta(minutes=5)
+    brief = running.mesh.credentials("servers", "/agent/web1")
+    async with running.channel(brief) as channel:
+        answer = await authority_pb2_grpc.AuthorityStub(channel).IssueToken(
+            authority_pb2.IssueTokenRequest(audiences=["servers.telltale.test", "platform.telltale.test"])
+        )
+    claims = jwt.decode(answer.token, options={"verify_signature": False})
+    assert claims["sub"] == str(brief.spiffe_id)
+    assert claims["iss"] == "servers.telltale.test"
+    assert claims["aud"] == ["platform.telltale.test", "servers.telltale.test"]
+    assert claims["exp"] == answer.expire_time.seconds <= brief.not_after.timestamp()
+    assert running.mesh.trust.token_keys("servers.telltale.test")
+
+
+@pytest.mark.parametrize(
+    "audiences", [[], ["other.example"], [f"a{number}.telltale.test" for number in range(17)]]
+)
+async def test_audiences_are_trust_domains_of_the_mesh(running: Running, audiences: list[str]) -> None:
+    async with running.channel(running.mesh.credentials("servers", "/agent/web1")) as channel:
+        failed = await refused(
+            authority_pb2_grpc.AuthorityStub(channel).IssueToken(
+                authority_pb2.IssueTokenRequest(audiences=audiences)
+            )
+        )
+    assert failed.code() is grpc.StatusCode.INVALID_ARGUMENT

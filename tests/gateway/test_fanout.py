@@ -1,0 +1,255 @@
+"""The join of an owner's log and the ring, under random speeds, restarts, retention and replaced logs."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway import fanout, feed
+from gateway.fanout import Follower, Subscriber
+from gateway.feed import Feed
+from gateway.ring import Ring
+from telltale.api.mesh.v1.batch_pb2 import Delivery, GapReason, Position, SealedFrame
+from telltale.api.mesh.v1.stream_pb2 import Start
+from telltale.contract import Contract
+from tests.gateway.fakelog import PRODUCT, FakeLog
+
+# A product's contract is looked at for its name only.
+CONTRACT = cast(Contract, SimpleNamespace(name=PRODUCT))
+Told = tuple[str, int]
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "backoff", lambda attempt: 0.0)
+    monkeypatch.setattr(fanout, "backoff", lambda attempt: 0.0)
+
+
+class Reader:
+    """A subscriber that takes what it wants when it wants, and checks each step against the log's truth."""
+
+    def __init__(self, feed: Feed, start: Start = Start.START_EARLIEST) -> None:
+        self.told: list[Told] = []
+        self.gaps: list[Any] = []
+        self._feed = feed
+        self._start = start
+        self._subscriber = Subscriber()
+        self._turns = asyncio.Semaphore(2)
+        self._cursor: list[Position] = []
+        self._open()
+
+    def _open(self) -> None:
+        self._subscriber = Subscriber()
+        self.follower = Follower(self._feed, self._subscriber, self._turns, self._cursor, self._start)
+        self._run = asyncio.create_task(self.follower.run())
+
+    def take(self) -> bool:
+        if self._run.done():
+            self._run.result()
+        data = self.follower.take()
+        if data is None:
+            return False
+        frame = SealedFrame.FromString(data)
+        if frame.HasField("gap"):
+            self.gaps.append(frame.gap)
+            self.told.append(("gap", len(self.gaps) - 1))
+        for batch in frame.batches:
+            delivery = Delivery.FromString(batch.delivery)
+            self.told.append((delivery.log, delivery.offset))
+            self._cursor = [Position(product=PRODUCT, log=delivery.log, offset=delivery.offset)]
+        return True
+
+    async def close(self) -> None:
+        self._run.cancel()
+        await asyncio.gather(self._run, return_exceptions=True)
+
+    async def reconnect(self) -> None:
+        """Comes back with the cursor of what it has seen."""
+        await self.close()
+        self._open()
+
+
+@asynccontextmanager
+async def feeding(log: FakeLog, ring_bytes: int = 10_000) -> AsyncIterator[Feed]:
+    one = Feed(CONTRACT, log, log, Ring(ring_bytes))
+    run = asyncio.create_task(one.run())
+    try:
+        yield one
+    finally:
+        run.cancel()
+        await asyncio.gather(run, return_exceptions=True)
+
+
+async def until(condition: Any, *readers: Reader) -> None:
+    """Lets everybody work until the condition holds."""
+    async with asyncio.timeout(20):
+        while not condition():
+            for reader in readers:
+                reader.take()
+            await asyncio.sleep(0)
+
+
+def require_no_hole_and_no_repeat(reader: Reader, log: FakeLog, since: int = 0) -> None:
+    """What was told is what was appended, in order; whatever is left out has a gap in its place."""
+    truth = log.appended[since:]
+    batches = [told for told in reader.told if told[0] != "gap"]
+    assert len(set(batches)) == len(batches), "a batch came twice"
+    place = 0
+    # Who never had a position begins with what is kept at that moment.
+    excused = since == 0 and bool(batches) and batches[0] in log.firsts
+    for told in reader.told:
+        if told[0] == "gap":
+            excused = True
+            continue
+        if told != truth[place]:
+            assert excused, f"{truth[place]} is missing before {told} and no gap says so"
+            place = truth.index(told, place)
+        place += 1
+        excused = False
+    assert place == len(truth) or excused, f"the end is missing from {truth[place]} on"
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=st.integers(0, 2**32), marks_end=st.booleans())
+def test_catch_up_and_live_join_without_hole_or_repeat(seed: int, marks_end: bool) -> None:
+    asyncio.run(_schedule(seed, marks_end))
+
+
+async def _schedule(seed: int, marks_end: bool) -> None:
+    chance = random.Random(seed)
+    log = FakeLog(random.Random(seed + 1), marks_end)
+    log.append(chance.randint(0, 30))
+    # A ring of a few batches: everybody falls out of it now and then.
+    async with feeding(log, ring_bytes=chance.choice((700, 3_000, 20_000))) as one:
+        readers = [Reader(one) for _ in range(3)]
+        speeds = [chance.random() for _ in readers]
+        for _ in range(chance.randint(20, 120)):
+            match chance.choices(
+                ("append", "work", "cut", "replace", "prune", "reconnect"), (30, 50, 6, 2, 4, 8)
+            )[0]:
+                case "append":
+                    log.append(chance.randint(1, 12))
+                case "work":
+                    for _ in range(chance.randint(1, 30)):
+                        await asyncio.sleep(0)
+                        for reader, speed in zip(readers, speeds, strict=True):
+                            if chance.random() < speed:
+                                reader.take()
+                case "cut":
+                    log.cut()
+                case "replace":
+                    log.replace()
+                case "prune":
+                    log.prune(chance.randint(0, 8))
+                case "reconnect":
+                    await chance.choice(readers).reconnect()
+        # Whatever happened, everybody arrives at the log's end.
+        log.append()
+        last = log.appended[-1]
+        await until(lambda: all(reader.told and reader.told[-1] == last for reader in readers), *readers)
+        for reader in readers:
+            require_no_hole_and_no_repeat(reader, log)
+            await reader.close()
+        assert one.subscribers == 0
+
+
+async def test_who_keeps_up_reads_the_ring_only(caplog: pytest.LogCaptureFixture) -> None:
+    log = FakeLog(random.Random(1))
+    async with feeding(log) as one:
+        reader = Reader(one)
+        await until(lambda: reader.follower.live, reader)
+        before = log._era
+        log.append(50)
+        await until(lambda: len(reader.told) == 50, reader)
+        assert reader.follower.live and log._era == before
+        await reader.close()
+
+
+async def test_a_stalled_subscriber_falls_out_of_the_ring_and_holds_up_nobody() -> None:
+    log = FakeLog(random.Random(2))
+    async with feeding(log, ring_bytes=3_000) as one:
+        fast, slow = Reader(one), Reader(one)
+        await until(lambda: fast.follower.live and slow.follower.live)
+        for _ in range(20):
+            log.append(20)
+            await until(lambda: fast.told[-1:] == log.appended[-1:], fast)
+        assert one.ring.bytes <= 3_000
+        assert slow.told == []
+        await until(lambda: slow.told[-1:] == log.appended[-1:], slow)
+        require_no_hole_and_no_repeat(slow, log)
+        require_no_hole_and_no_repeat(fast, log)
+        await fast.close()
+        await slow.close()
+
+
+async def test_latest_starts_with_what_arrives_next() -> None:
+    log = FakeLog(random.Random(3))
+    log.append(10)
+    async with feeding(log) as one:
+        await until(lambda: one.ring.log)
+        reader = Reader(one, Start.START_LATEST)
+        log.append(5)
+        await until(lambda: len(reader.told) == 5, reader)
+        require_no_hole_and_no_repeat(reader, log, since=10)
+        await reader.close()
+
+
+async def test_a_restart_of_an_idle_domain_loses_nothing_for_who_started_at_the_latest() -> None:
+    log = FakeLog(random.Random(4))
+    log.append(10)
+    async with feeding(log) as one:
+        await until(lambda: one.ring.log)
+        reader = Reader(one, Start.START_LATEST)
+        log.cut()
+        log.append(5)
+        await until(lambda: len(reader.told) == 5, reader)
+        require_no_hole_and_no_repeat(reader, log, since=10)
+        await reader.close()
+
+
+async def test_a_replaced_log_is_a_gap_and_then_the_whole_new_log() -> None:
+    log = FakeLog(random.Random(5))
+    log.append(4)
+    async with feeding(log) as one:
+        reader = Reader(one)
+        await until(lambda: len(reader.told) == 4 and reader.follower.live, reader)
+        log.replace()
+        log.append(3)
+        await until(lambda: len(reader.told) == 8, reader)
+        assert [gap.reason for gap in reader.gaps] == [GapReason.GAP_REASON_LOG_REPLACED]
+        assert reader.told[4] == ("gap", 0)
+        require_no_hole_and_no_repeat(reader, log)
+        await reader.close()
+
+
+async def test_a_cursor_past_the_end_of_the_log_is_for_the_owner_to_judge() -> None:
+    log = FakeLog(random.Random(6))
+    log.append(4)
+    async with feeding(log) as one:
+        await until(lambda: one.ring.log)
+        reader = Reader(one)
+        await reader.close()
+        reader._cursor = [Position(product=PRODUCT, log=log.log, offset=10_000)]
+        await reader.reconnect()
+        await until(lambda: len(reader.told) == 5, reader)
+        assert reader.gaps[0].reason == GapReason.GAP_REASON_LOG_REPLACED
+        await reader.close()
+
+
+async def test_a_place_that_an_owner_sends_twice_is_told_once() -> None:
+    ring = Ring(10_000)
+    log = FakeLog(random.Random(7))
+    log.append(3)
+    from gateway.frames import FrameReader
+
+    reader = FrameReader(PRODUCT)
+    data = SealedFrame(batches=[log._sealed(*batch) for batch in log.batches]).SerializeToString()
+    assert len(ring.extend(reader.read(data))) == 3
+    assert ring.extend(reader.read(data)) == []
+    assert ring.repeated == 3

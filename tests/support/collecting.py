@@ -1,0 +1,79 @@
+"""A sink that is a list, and collectors that do as a test says."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import NamedTuple
+
+from google.protobuf.message import Message
+
+from agent.collectors import Collector, CollectorFactory, Host
+from telltale.api.mesh.v1.batch_pb2 import Loss
+
+
+class Published(NamedTuple):
+    """One call of the sink."""
+
+    product: str
+    records: tuple[Message, ...]
+    removed: tuple[Message, ...] = ()
+    losses: tuple[Loss, ...] = ()
+    snapshot: bool = False
+
+
+@dataclass
+class ListSink:
+    """Keeps what is published, and refuses it while `broken` holds an exception."""
+
+    published: list[Published] = field(default_factory=list)
+    holes_declared: int = 0
+    broken: Exception | None = None
+
+    async def publish(
+        self,
+        product: str,
+        records: Sequence[Message],
+        *,
+        removed: Sequence[Message] = (),
+        losses: Sequence[Loss] = (),
+    ) -> None:
+        self._keep(Published(product, tuple(records), tuple(removed), tuple(losses)))
+
+    async def snapshot(self, product: str, records: Sequence[Message]) -> None:
+        self._keep(Published(product, tuple(records), snapshot=True))
+
+    def _keep(self, published: Published) -> None:
+        if self.broken is not None:
+            raise self.broken
+        self.published.append(published)
+
+    def take(self) -> list[Published]:
+        """What came since the last time."""
+        published, self.published = self.published, []
+        return published
+
+
+@dataclass
+class Clock:
+    """A clock that a test moves."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def collector(
+    product: str, collect: Callable[[], Iterable[Message]], *, seconds: float = 3600.0
+) -> CollectorFactory:
+    """A collector of a product that yields what the function returns."""
+
+    class Told(Collector):
+        def __init__(self, host: Host) -> None:
+            self.product = product
+            self.interval = timedelta(seconds=seconds)
+
+        def collect(self) -> Iterable[Message]:
+            return collect()
+
+    return Told
