@@ -8,8 +8,8 @@ from agent.secret_shapes import MASK
 # A name is split into words at punctuation and humps. It is secret-like when one of them is one of these ...
 _SECRET_WORDS = frozenset(
     """password passwords passwd passwds pwd pass passphrase passcode pw psw pin secret secrets token tokens
-    jwt bearer credential credentials cred creds auth authorization apikey accesskey privatekey secretkey authkey
-    cookie""".split()
+    jwt bearer credential credentials cred creds auth authorization apikey accesskey privatekey secretkey
+    authkey cookie""".split()
 )
 # ... or ends in one of these ...
 _SECRET_ENDINGS = (
@@ -60,8 +60,8 @@ def is_secret_name(name: str) -> bool:
     return any(kind in _KINDS_OF_KEY and word in ("key", "keys") for kind, word in pairwise(words))
 
 
-# A name and what parts it from its value: `name=`, `"name": `, `Name: `, `name => `. Only where a name begins,
-# and without giving back what was read, so that a long text is read once.
+# A name and what parts it from its value: `name=`, `"name": `, `Name: `, `name => `. Only where a name
+# begins, and without giving back what was read, so that a long text is read once.
 _NAME = re.compile(r"""(?<![\w.-])([\w.-]++)(?:\\?["'])?+\s{0,4}+(?:=>|[=:])\s{0,4}+""")
 _VALUE = re.compile(r"""\\?"(?:[^"\\]|\\[^"])*+(?:\\?")?|'[^']*+'?|[^\s&;,"'<>]++""")
 # These last to the end of the line, or of the quotes around it.

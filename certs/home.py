@@ -57,10 +57,7 @@ class Home:
     def _root(self, mesh: str) -> x509.Certificate:
         path, key_path = self.root / ROOT_FILE, self.root / _ROOT_KEY
         if not path.exists():
-            # The key first: when this stops in between, the next attempt goes on with it.
-            if not key_path.exists():
-                write_secret(key_path, key_pem(new_key()))
-            _write_public(path, root_certificate(load_key(key_path), mesh).public_bytes(Encoding.PEM))
+            _write_public(path, root_certificate(_make_key(key_path), mesh).public_bytes(Encoding.PEM))
         certificate = self._root_certificate()
         if certificate.subject != root_name(mesh):
             raise ConfigurationError(
@@ -86,12 +83,11 @@ class Home:
             )
         root_key = load_key(key_path)
         directory = self.authority(domain)
-        issuing_key, token_key = new_key(), new_key()
+        _make_key(directory / TOKEN_KEY)
+        issuing_key = _make_key(directory / ISSUING_KEY)
         issuing = issuing_certificate(
             issuing_key.public_key(), name, root, root_key, _EXTRA_DNS.get(domain, ())
         )
-        write_secret(directory / ISSUING_KEY, key_pem(issuing_key))
-        write_secret(directory / TOKEN_KEY, key_pem(token_key))
         _write_public(directory / ROOT_CERTIFICATE, root.public_bytes(Encoding.PEM))
         # The certificate last: it marks the authority as complete.
         _write_public(directory / ISSUING_CERTIFICATE, issuing.public_bytes(Encoding.PEM))
@@ -102,6 +98,13 @@ class Home:
         token_key = load_key(self.authority(domain) / TOKEN_KEY).public_key()
         _write_public(self.trust / ROOT_FILE, root.public_bytes(Encoding.PEM))
         _write_public(self.trust / f"{name}{JWKS_SUFFIX}", json.dumps({"keys": [_jwk(token_key)]}).encode())
+
+
+def _make_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """A new key, written before it is used; or the one of an attempt that stopped half way."""
+    if not path.exists():
+        write_secret(path, key_pem(new_key()))
+    return load_key(path)
 
 
 def _jwk(public_key: ec.EllipticCurvePublicKey) -> dict[str, str]:

@@ -58,7 +58,7 @@ class Ledger:
         token = JoinToken(secrets.token_urlsafe(32), profile.spiffe_id)
         # In whole seconds, as it will be shown.
         expires = datetime.now(UTC).replace(microsecond=0) + life
-        with self._connection() as connection, connection:
+        with self._connection() as connection:
             connection.execute(
                 "DELETE FROM join_token WHERE expire_time < ?", (time.time() - _KEPT.total_seconds(),)
             )

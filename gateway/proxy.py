@@ -39,7 +39,7 @@ class NotThroughGateway(PermissionMissing):
         )
 
 
-class Router(grpc.GenericRpcHandler[Any, Any]):
+class Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the stubs only
     """Answers every method that no service of the gateway has. Register it last."""
 
     def __init__(self, catalog: Catalog, access: Access, admission: Admission) -> None:
@@ -47,7 +47,7 @@ class Router(grpc.GenericRpcHandler[Any, Any]):
         self._access = access
         self._admission = admission
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any]":
         """Methods that nobody has get a handler too: strangers must not learn which there are."""
         method = handler_call_details.method
 

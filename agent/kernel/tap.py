@@ -9,7 +9,7 @@ import os
 import select
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from google.protobuf.message import Message
@@ -120,7 +120,7 @@ class _Reader(threading.Thread):
 
 async def bursts(
     tap: Tap, interval: float, *, capacity: int = CAPACITY, linger: float = LINGER_SECONDS
-) -> AsyncIterator[list[Message]]:
+) -> AsyncGenerator[list[Message], None]:
     """What the tap tells, burst by burst, for ever; raises what the tap raises. The caller closes the tap."""
     reader = _Reader(tap, interval, asyncio.get_running_loop(), capacity)
     reader.start()

@@ -5,15 +5,15 @@ silence only, on the clock; never on how deliveries are cut into chunks.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from itertools import groupby
 
 import structlog
 
-from services.analysis import outbox
+from services.analysis import metrics, outbox
 from services.analysis.admission import Admission, Chunk
-from services.analysis.clock import length, micros
+from services.analysis.clock import SECOND, length, micros
 from services.analysis.detection import Detection, Fault, View, Wrong
 from services.analysis.episodes import Episodes
 from services.analysis.hearing import Hearing
@@ -30,17 +30,6 @@ from telltale.contract.product import Contract
 _log = structlog.get_logger("services.analysis")
 
 
-@dataclass
-class Counts:
-    """What the engine has done since it started."""
-
-    batches: int = 0
-    records: int = 0
-    late_records: int = 0
-    opened: int = 0
-    ended: int = 0
-
-
 class Engine:
     """Runs detections over deliveries. `own` is this service's SPIFFE ID: it takes no input from itself."""
 
@@ -54,7 +43,6 @@ class Engine:
         self._admission = Admission(thresholds, own)
         self._hearing = Hearing()
         self._deaf = False
-        self.counts = Counts()
 
     def chains(self) -> list[KnownChain]:
         """Where the chains stand that were read, for the subscription that goes on."""
@@ -80,8 +68,10 @@ class Engine:
                 found += self._fault(fault, moment)
             self._keep(chunk, found)
         for item in batches:
-            self._hearing.heard(item.product, micros(item.received_time), moment)
-        self.counts.batches += len(batches)
+            received = micros(item.received_time)
+            self._hearing.heard(item.product, received, moment)
+            metrics.LAG.record(max(0, moment - received) / SECOND)
+        metrics.BATCHES.add(len(batches))
         self._tell(found)
         return found
 
@@ -125,7 +115,7 @@ class Engine:
             batches, columns = self._decode(list(group), chunk)
             if not batches:
                 continue
-            self.counts.records += columns.records.num_rows
+            metrics.RECORDS.add(columns.records.num_rows)
             records = Records(batches, columns.records, columns.record_counts)
             records.show(self._state.sql)
             try:
@@ -173,7 +163,7 @@ class Engine:
         ).fetchall()
         for source, at, late in rows:
             chunk.shortfalls[product, source, at, "late_records"] += late
-            self.counts.late_records += late
+            metrics.LATE.add(late, {"product": product})
 
     def _fault(self, fault: Fault, now: int) -> list[FindingsRecord]:
         # A gap before anything was ever received has no time but now.
@@ -200,12 +190,6 @@ class Engine:
 
     def _tell(self, found: Sequence[FindingsRecord]) -> None:
         for record in found:
-            opened = record.state == FindingState.STATE_OPEN
-            self.counts.opened += opened
-            self.counts.ended += not opened
-            _log.info(
-                "found" if opened else "ended",
-                finding=record.id,
-                detection=record.detection,
-                title=record.title,
-            )
+            state = FindingState.Name(record.state).removeprefix("STATE_").lower()
+            metrics.FINDINGS.add(1, {"detection": record.detection, "state": state})
+            _log.info("finding", state=state, id=record.id, detection=record.detection, title=record.title)

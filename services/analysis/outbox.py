@@ -24,7 +24,9 @@ TABLES = (
         epoch BIGINT NOT NULL, sequence BIGINT NOT NULL, header_sha256 BLOB NOT NULL)""",
     "CREATE TABLE IF NOT EXISTS sealed (batch BLOB NOT NULL, certificates BLOB[] NOT NULL)",
 )
+# Well below the bounds of a batch: a record with all its evidence has up to 70 KB.
 _RECORDS_A_BATCH = 500
+_BYTES_A_BATCH = 256 << 10
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,13 @@ class Outbox:
         """Seals the oldest records into a batch; an `empty` one shows that the source lives."""
         with self._state.transaction():
             rows = self._sql.execute(
-                "SELECT number, record FROM outbox ORDER BY number LIMIT ?", [_RECORDS_A_BATCH]
+                """SELECT number, record FROM (
+                    SELECT number, record,
+                           coalesce(sum(octet_length(record)) OVER (
+                               ORDER BY number ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS before
+                    FROM (SELECT * FROM outbox ORDER BY number LIMIT ?)
+                ) WHERE before < ? ORDER BY number""",
+                [_RECORDS_A_BATCH, _BYTES_A_BATCH],
             ).fetchall()
             if not rows and not empty:
                 return None

@@ -42,19 +42,21 @@ class Observer:
 
     async def look(self, processes: Sequence[ChildStatus] = ()) -> Snapshot:
         """The mesh now."""
-        await self._ask_catalog()
+        # In this order nothing seems to be stored before it came in.
         rows, findings, total = await asyncio.to_thread(_read, self._home)
+        await self._ask_catalog()
         now = datetime.now(UTC)
         products = tuple(self._view(entry, rows, now) for entry in self._entries)
         return Snapshot(products, tuple(processes), findings, total, self._problem)
 
     async def counted_again(self, snapshot: Snapshot) -> Snapshot:
-        """The snapshot with what the database holds now."""
+        """The snapshot with what the database holds now; what is stored since has come in since."""
         rows, findings, total = await asyncio.to_thread(_read, self._home)
-        products = tuple(
-            replace(product, stored=self._new(product.name, rows)) for product in snapshot.products
-        )
-        return replace(snapshot, products=products, findings=findings, findings_total=total)
+        products = []
+        for product in snapshot.products:
+            new = self._new(product.name, rows)
+            products.append(replace(product, stored=new, received=max(product.received, new or 0)))
+        return replace(snapshot, products=tuple(products), findings=findings, findings_total=total)
 
     async def keep_connected(self) -> None:
         """Connects, again and again while it fails, and holds the connection until it is cancelled."""

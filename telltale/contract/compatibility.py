@@ -6,8 +6,8 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.descriptor_pb2 import DescriptorProto
 
 from telltale.api.mesh.v1.product_pb2 import Kind, Role
-from telltale.contract.product import Contract, field_options
-from telltale.contract.shape import is_repeated
+from telltale.contract.fields import field_options, is_repeated
+from telltale.contract.product import Contract
 
 _FIXED_ROLES = (Role.ROLE_TIME, Role.ROLE_KEY)
 _TYPE_NAMES = {

@@ -9,6 +9,8 @@ from typing import TypeAlias
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from telltale.contract.fields import is_repeated as is_repeated
+from telltale.contract.fields import message_of
 from telltale.errors import InvalidInput
 
 MESH = "telltale.api.mesh.v1."
@@ -84,17 +86,6 @@ def require_shape(message: Descriptor, shape: Shape) -> None:
             f"{message.fields_by_number[surplus[0]].full_name} has no place in the shape that every product "
             "shares; move it into the record"
         )
-
-
-def message_of(field: FieldDescriptor) -> Descriptor:
-    """The message type of a field; raises InvalidInput when it is a scalar."""
-    if field.message_type is None:
-        raise InvalidInput(f"{field.full_name} is a scalar; make it a message")
-    return field.message_type
-
-
-def is_repeated(field: FieldDescriptor) -> bool:
-    return bool(field.is_repeated)
 
 
 def _has_type(field: FieldDescriptor, wanted: "str | Shape", own_file: str) -> bool:

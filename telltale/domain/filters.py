@@ -15,7 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from telltale.contract.shape import is_repeated
+from telltale.contract.fields import is_repeated
 from telltale.errors import InvalidInput
 
 MAX_BYTES = 4096

@@ -13,18 +13,16 @@ import structlog
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from telltale.errors import ConfigurationError, Unauthenticated, Unavailable
+from telltale.errors import Unavailable
 from telltale.identity.channel import RenewingChannel
 from telltale.identity.credentials import Credentials
 from telltale.identity.dialling import backoff, dial
-from telltale.identity.enrolment import AuthorityClient, IssuedToken, Issuer, JoinToken
-from telltale.identity.keys import key_pem, load_key, new_key, write_secret
+from telltale.identity.enrolment import AuthorityClient, IssuedToken, Issuer
+from telltale.identity.joining import Enrolment
 from telltale.identity.trust import Trust
 from telltale.naming import SpiffeId
 from telltale.settings import IdentitySettings
 
-# The key while its first certificate is on the way: a retry after a crash must come with the same one.
-_ENROLLING = "enrolling.key"
 # A workload calls a handful of domains; a table of more would be a mistake of the caller.
 _MOST_TOKENS = 256
 
@@ -46,7 +44,7 @@ class Workload:
         """Loads the identity from the state directory or enrols with the join token, and keeps it alive."""
         trust = await asyncio.to_thread(Trust.load, settings.trust, settings.mesh)
         authority = AuthorityClient(trust, settings.authority, settings.enrollment)
-        enrolment = _Enrolment(settings, authority)
+        enrolment = Enrolment(settings, authority)
         me = cls(await enrolment.credentials(), trust, authority)
         async with me.renewing(settings.state, enrolment):
             yield me
@@ -113,7 +111,7 @@ class Workload:
 
     @contextlib.asynccontextmanager
     async def renewing(
-        self, state: Path | None = None, enrolment: "_Enrolment | None" = None
+        self, state: Path | None = None, enrolment: Enrolment | None = None
     ) -> AsyncIterator[None]:
         """Keeps the credentials fresh while the body runs."""
         task = asyncio.create_task(self._renew_for_ever(state, enrolment), name="certificate renewal")
@@ -123,7 +121,7 @@ class Workload:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _renew_for_ever(self, state: Path | None, enrolment: "_Enrolment | None") -> None:
+    async def _renew_for_ever(self, state: Path | None, enrolment: Enrolment | None) -> None:
         attempt = 0
         while True:
             await asyncio.sleep(self._until_renewal() if attempt == 0 else backoff(attempt))
@@ -151,7 +149,7 @@ class Workload:
         due = self._credentials.not_before + life / 2
         return max(0.0, (due - datetime.now(UTC)).total_seconds())
 
-    async def _renew(self, state: Path | None, enrolment: "_Enrolment | None") -> None:
+    async def _renew(self, state: Path | None, enrolment: Enrolment | None) -> None:
         if enrolment is not None and datetime.now(UTC) >= self._credentials.not_after:
             credentials = await enrolment.credentials()
         else:
@@ -182,83 +180,3 @@ class _HeldToken:
                     if self._issued is None or now >= self._issued.expires - timedelta(seconds=1):
                         raise
             return self._issued.text
-
-
-class _Enrolment:
-    """How a workload comes to its first credentials, and back to some after it slept too long."""
-
-    def __init__(self, settings: IdentitySettings, authority: AuthorityClient) -> None:
-        self._state = settings.state
-        self._token_file = settings.join_token_file
-        self._authority = authority
-
-    async def credentials(self) -> Credentials:
-        """Those of the state directory while they are valid, otherwise new ones for the join token."""
-        held = await asyncio.to_thread(Credentials.load, self._state)
-        token = await asyncio.to_thread(self._join_token)
-        # A join token for another name means that this directory is to become somebody else.
-        if held is not None and (token is None or token.spiffe_id == held.spiffe_id):
-            try:
-                held.check()
-                return held
-            except Unauthenticated:
-                if token is None:
-                    raise
-        if token is None:
-            raise ConfigurationError(
-                f"there is no identity in {self._state} and no join token; "
-                "set TELLTALE_JOIN_TOKEN_FILE to a file with a fresh one"
-            )
-        return await self._enroll(token)
-
-    async def _enroll(self, token: JoinToken) -> Credentials:
-        key = await asyncio.to_thread(self._key)
-        attempt = 0
-        while True:
-            try:
-                credentials = await self._authority.enroll(token, key)
-                break
-            except Unavailable as unreachable:
-                attempt += 1
-                _log.info(
-                    "waiting for the authority", spiffe_id=str(token.spiffe_id), reason=str(unreachable)
-                )
-                await asyncio.sleep(backoff(attempt))
-            except Unauthenticated as refused:
-                raise Unauthenticated(
-                    f"cannot join as {token.spiffe_id}: {refused}. Ask for a new join token and put it into "
-                    f"{self._token_file}"
-                ) from refused
-        await asyncio.to_thread(self._joined, credentials)
-        _log.info("joined", spiffe_id=str(credentials.spiffe_id), not_after=credentials.not_after.isoformat())
-        return credentials
-
-    def _join_token(self) -> JoinToken | None:
-        if self._token_file is None:
-            return None
-        try:
-            return JoinToken.parse(self._token_file.read_text())
-        except FileNotFoundError:
-            return None
-        except OSError as unreadable:
-            raise ConfigurationError(
-                f"cannot read the join token {self._token_file}: {unreadable.strerror}"
-            ) from unreadable
-
-    def _key(self) -> ec.EllipticCurvePrivateKey:
-        path = self._state / _ENROLLING
-        if path.exists():
-            return load_key(path)
-        key = new_key()
-        write_secret(path, key_pem(key))
-        return key
-
-    def _joined(self, credentials: Credentials) -> None:
-        credentials.save(self._state)
-        (self._state / _ENROLLING).unlink(missing_ok=True)
-        if self._token_file is not None:
-            try:
-                self._token_file.unlink(missing_ok=True)
-            except OSError as kept:
-                # It may be mounted read-only; the authority takes it only once anyway.
-                _log.warning("used join token not deleted", file=str(self._token_file), error=str(kept))

@@ -115,7 +115,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
                                 response = await anext(responses)
                             except StopAsyncIteration:
                                 return
-                        # Not yielded on: the handler is then closed here, by this task, however the call ends.
+                        # Written, not yielded on: this task closes the handler, however the call ends.
                         await context.write(response)
 
         return guarded

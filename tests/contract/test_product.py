@@ -66,6 +66,12 @@ def test_what_the_scaffold_writes_keeps_every_rule(kind: str) -> None:
         ("freshness: {seconds: 60}", "freshness: {seconds: 0}", "lacks `freshness`"),
         ("retention: {seconds: 2592000}", "", "lacks `retention`"),
         (
+            "retention: {seconds: 2592000}",
+            "retention: {seconds: 9000000000000}",
+            "between zero and 100 years",
+        ),
+        ("freshness: {seconds: 60}", "freshness: {seconds: 60 nanos: -1}", "lacks `freshness`"),
+        (
             "= {roles: ROLE_TIME}",
             "= {roles: ROLE_GAUGE}",
             "exactly one field of type google.protobuf.Timestamp",
@@ -165,3 +171,13 @@ def test_messages_that_multiply_are_counted_without_being_walked() -> None:
     source = text("samples") + levels + "message L6 { string leaf = 1; }\n"
     with pytest.raises(InvalidInput, match=f"has {199**6 + 2 + 1} columns"):
         contracts(source.replace("double uptime_seconds = 2", "L0 many = 3; double uptime_seconds = 2"))
+
+
+def test_fields_of_inner_messages_are_classified_too() -> None:
+    personal = "[(telltale.api.mesh.v1.field) = {classification: CLASSIFICATION_PERSONAL}]"
+    inner = f"message Who {{ string name = 1 {personal}; }}"
+    source = (
+        text("samples").replace("double uptime_seconds = 2", "Who who = 3; double uptime_seconds = 2") + inner
+    )
+    with pytest.raises(InvalidInput, match=r"Who\.name is CLASSIFICATION_PERSONAL"):
+        contracts(source)

@@ -99,7 +99,7 @@ class FakeDomain(AccessServicer, SchemasServicer):
     def _product_services(self) -> Iterator[str]:
         return (contract.service for contract in contracts_in(self.image))
 
-    def _product(self, product: str, service: str) -> grpc.GenericRpcHandler[Any, Any]:
+    def _product(self, product: str, service: str) -> "grpc.GenericRpcHandler[Any, Any]":
         async def subscribe(request: SubscribeRequest, context: Any) -> AsyncIterator[bytes]:
             self.calls.append((f"{service}/Subscribe", caller()))
             async for frame in self.logs[product].read(request.cursor.positions, request.start):

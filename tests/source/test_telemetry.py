@@ -5,6 +5,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import Message
@@ -12,12 +13,17 @@ from opentelemetry import metrics
 
 from telltale.api.mesh.v1.batch_pb2 import Header, Loss, LossReason
 from telltale.api.mesh.v1.ingest_pb2 import RefusalReason
+from telltale.api.mesh.v1.stream_pb2 import SubscribeRequest
 from telltale.api.platform.v1.processes_pb2 import MetricKind
+from telltale.api.platform.v1.processes_pb2_grpc import ProcessesStub
+from telltale.api.platform.v1.refusals_pb2_grpc import RefusalsStub
 from telltale.contract.image import own_image
 from telltale.contract.product import contracts_in
 from telltale.errors import BatchRefused, Unavailable
 from telltale.naming import SpiffeId
-from telltale.source.telemetry import PROCESSES, REFUSALS, Telemetry
+from telltale.source.telemetry import PROCESSES, REFUSALS, Telemetry, self_metrics
+from tests.support.domain import DOMAINS, running
+from tests.support.mesh import Mesh
 
 PEER = SpiffeId.parse("spiffe://servers.telltale.internal/agent/h1")
 FORK = BatchRefused(RefusalReason.REFUSAL_REASON_FORK, "the place is taken")
@@ -130,6 +136,26 @@ async def test_a_process_works_on_when_it_cannot_publish() -> None:
     async with telemetry(published) as mine:
         mine.report_refusal(Header(), FORK)
         await published.until(lambda: published.calls >= 3)
+
+
+async def test_metrics_and_refusals_arrive_at_the_platform(tmp_path: Path) -> None:
+    mesh = Mesh.create(tmp_path / "mesh", *DOMAINS)
+    async with running(mesh, tmp_path, "platform") as platform:
+        writer = mesh.workload("platform", "/writer")
+        async with (
+            self_metrics(mesh.workload("servers", "/service"), "tester", tmp_path, platform.address) as mine,
+            platform.channel(writer) as channel,
+        ):
+            mine.report_refusal(Header(product="servers.cpu"), FORK, PEER)
+            metadata = await platform.metadata(writer)
+            processes = ProcessesStub(channel).Subscribe(SubscribeRequest(), metadata=metadata)
+            refusals = RefusalsStub(channel).Subscribe(SubscribeRequest(), metadata=metadata)
+            async with asyncio.timeout(10):
+                batch = (await anext(aiter(processes))).batches[0]
+                refused = (await anext(aiter(refusals))).batches[0]
+    assert {"process.cpu.time", "process.memory.usage"} <= {one.metric for one in batch.payload.records}
+    assert batch.header.source == str(mesh.spiffe_id("servers", "/service"))
+    assert [one.peer for one in refused.payload.records] == [str(PEER)]
 
 
 def test_the_products_that_are_published_are_promised() -> None:

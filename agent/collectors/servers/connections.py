@@ -6,6 +6,7 @@ alone must do, and every batch says what they miss.
 
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import ExitStack, aclosing, closing
 from datetime import timedelta
 
 from google.protobuf.message import Message
@@ -42,26 +43,24 @@ class Connections(Watcher):
         # Looking and watching share a table: what the one has told, the other does not tell again.
         self._table = ConnectionTable(SocketOwners(host.proc), AccountNames(host.etc))
         self._unfollowed = 0
+        # Whether this kernel has socket diagnosis; None until it was tried.
+        self._has_dump: bool | None = None
 
     async def watch(self) -> AsyncGenerator[Iterable[Message], None]:
         """Every change as the kernel tells it; raises CannotCollect where it does not."""
-        try:
-            notices = self._subscribe()
-        except OSError as refused:
-            raise CannotCollect(
-                f"the kernel does not tell this agent of ended connections ({refused.strerror}): give it "
-                "CAP_NET_ADMIN in its network namespace"
-            ) from refused
-        try:
-            dump = self._dump()
+        with ExitStack() as opened:
             try:
-                tap = ConnectionTap(notices, dump, self._table)
-                async for burst in bursts(tap, self.interval.total_seconds()):
+                notices = opened.enter_context(closing(self._subscribe()))
+                dump = opened.enter_context(closing(self._dump()))
+            except OSError as refused:
+                raise CannotCollect(
+                    f"the kernel does not tell this agent of ended connections ({refused.strerror}): give it "
+                    "CAP_NET_ADMIN in its network namespace"
+                ) from refused
+            tap = ConnectionTap(notices, dump, self._table)
+            async with aclosing(bursts(tap, self.interval.total_seconds())) as told:
+                async for burst in told:
                     yield burst
-            finally:
-                dump.close()
-        finally:
-            notices.close()
 
     def collect(self) -> Iterable[Message]:
         """What is new or gone since the last look."""
@@ -76,18 +75,17 @@ class Connections(Watcher):
         yield from records
 
     def _sockets(self) -> list[Socket]:
-        try:
-            dump = self._dump()
-        except OSError:
-            return self._listed_sockets()
-        try:
-            return list(dump.sockets(_WANTED))
-        except OSError:
-            return self._listed_sockets()
-        finally:
-            dump.close()
-
-    def _listed_sockets(self) -> list[Socket]:
+        if self._has_dump is not False:
+            try:
+                with closing(self._dump()) as dump:
+                    sockets = list(dump.sockets(_WANTED))
+                    self._has_dump = True
+                    return sockets
+            except OSError:
+                # The two ways name sockets differently: a dump that worked once is not left for the other.
+                if self._has_dump:
+                    raise
+                self._has_dump = False
         try:
             return list(tcp_sockets(self._host.proc))
         except OSError as refused:

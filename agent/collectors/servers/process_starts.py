@@ -5,6 +5,7 @@ Where the kernel does not tell, the processes are looked over at intervals inste
 
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import aclosing
 from datetime import timedelta
 
 from google.protobuf.message import Message
@@ -54,10 +55,10 @@ class ProcessStarts(Watcher):
         # A later look starts afresh: what the kernel told is not to be found again.
         self._seen = None
         try:
-            async for burst in bursts(
-                ProcessTap(events, self._host, self._names), self.interval.total_seconds()
-            ):
-                yield burst
+            tap = ProcessTap(events, self._host, self._names)
+            async with aclosing(bursts(tap, self.interval.total_seconds())) as told:
+                async for burst in told:
+                    yield burst
         finally:
             events.close()
 

@@ -1,0 +1,40 @@
+"""What a field's options and type say, for messages of any pool."""
+
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from telltale.api.mesh.v1 import product_pb2
+from telltale.api.mesh.v1.product_pb2 import Classification, Field
+from telltale.errors import InvalidInput
+
+# The generated module types an extension as a plain field.
+_FIELD: Any = product_pb2.field
+
+
+def field_options(field: FieldDescriptor) -> Field:
+    """The meaning of a field; empty when it states none."""
+    meaning: Field = field.GetOptions().Extensions[_FIELD]
+    return meaning
+
+
+def classification_of(field: FieldDescriptor) -> Classification:
+    """The classification of a field: INTERNAL unless it says otherwise."""
+    return field_options(field).classification or Classification.CLASSIFICATION_INTERNAL
+
+
+def is_repeated(field: FieldDescriptor) -> bool:
+    """Whether a field holds any number of values; true for maps too."""
+    return bool(field.is_repeated)
+
+
+def message_of(field: FieldDescriptor) -> Descriptor:
+    """The message type of a field; raises InvalidInput when it is a scalar."""
+    if field.message_type is None:
+        raise InvalidInput(f"{field.full_name} is a scalar; make it a message")
+    return field.message_type
+
+
+def inside(message: Descriptor, field: str) -> Descriptor:
+    """The message type of a message's field."""
+    return message_of(message.fields_by_name[field])
