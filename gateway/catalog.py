@@ -6,6 +6,7 @@ A domain's registration replaces what it registered before, as one step; a refus
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
 
@@ -31,6 +32,8 @@ _LIMITS = PullLimits(max_bytes=registration.MAX_BYTES, max_files=registration.MA
 # A product alone on the mesh does not need all the memory that hundreds would share.
 _LARGEST_RING_BYTES = 32 * 1024 * 1024
 _SERVICE_PATH = "/service"
+# Reading and checking descriptors costs much more than asking for it: so many times a minute and domain.
+_READS_A_MINUTE = 30
 
 
 class Catalog:
@@ -41,6 +44,7 @@ class Catalog:
         self._settings = settings
         self._domains: dict[str, Domain] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+        self._reads: dict[str, deque[float]] = {}
         self._feeds: dict[str, Feed] = {}
         self._owners: dict[str, Domain] = {}
         self._products_of_services: dict[str, str] = {}
@@ -143,6 +147,7 @@ class Catalog:
 
     async def _read(self, trust_domain: str, address: str) -> Registration:
         """What the service at the address offers, if it proves the trust domain and keeps the rules."""
+        self._count_read(trust_domain)
         connection = Connection(self._me, address, trust_domain)
         try:
             metadata = await call_metadata(self._me, trust_domain)
@@ -150,6 +155,16 @@ class Catalog:
         finally:
             await connection.close()
         return await asyncio.to_thread(registration.check, files, trust_domain, self._settings.mesh)
+
+    def _count_read(self, trust_domain: str) -> None:
+        reads = self._reads.setdefault(trust_domain, deque(maxlen=_READS_A_MINUTE))
+        now = time.monotonic()
+        if len(reads) == _READS_A_MINUTE and now - reads[0] < 60.0:
+            raise LimitExceeded(
+                "registrations",
+                f"{trust_domain} registered changes {_READS_A_MINUTE} times within a minute; wait for the next",
+            )
+        reads.append(now)
 
     def _require_room(self, domain: Domain | None, offered: Registration) -> None:
         before = len(domain.registration.contracts) if domain is not None else 0

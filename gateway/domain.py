@@ -18,7 +18,7 @@ from telltale.identity.workload import Workload
 from telltale.rpc.auth import ON_BEHALF_OF
 from telltale.rpc.client import call_metadata, status_error
 
-# Reads of the domain's log for subscribers who are behind, at once. Its own subscribers come first.
+# Reads of the domain's log for subscribers who are behind, at once.
 _CATCH_UP_READS = 8
 # Calls on a connection that shows an old certificate: their tokens end within this time anyway.
 _RETIREMENT_SECONDS = 900.0

@@ -148,6 +148,13 @@ def process_numbers(proc: Path) -> list[int]:
     return sorted(int(name) for name in os.listdir(proc) if name.isdecimal())
 
 
+def hidden_details() -> str:
+    """What of other accounts' processes the kernel hides from this one, in one sentence; empty for root."""
+    if os.geteuid() == 0:
+        return ""
+    return "programs and sockets of other accounts' processes are hidden from the agent: run it as root"
+
+
 def _read(directory: int, name: str, limit: int) -> bytes:
     try:
         file = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from services.analysis.clock import length, micros
+from services.analysis.clock import SECOND, micros
 from services.analysis.detection import Fault, Wrong
 from services.analysis.finding import host_of
 from services.analysis.records import Opened
@@ -42,7 +42,7 @@ class Admission:
     """Looks at deliveries one by one, in their order. `own` is the source that takes no input from itself."""
 
     def __init__(self, thresholds: Thresholds, own: str) -> None:
-        self._grace = length(thresholds.hole_grace)
+        self._grace = int(thresholds.hole_grace_seconds * SECOND)
         self._own = own
 
     def admit(

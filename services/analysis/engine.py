@@ -13,7 +13,7 @@ import structlog
 
 from services.analysis import metrics, outbox
 from services.analysis.admission import Admission, Chunk
-from services.analysis.clock import SECOND, length, micros
+from services.analysis.clock import SECOND, micros
 from services.analysis.detection import Detection, Fault, View, Wrong
 from services.analysis.episodes import Episodes
 from services.analysis.hearing import Hearing
@@ -59,8 +59,8 @@ class Engine:
         with self._state.transaction():
             streams = self._state.streams((item.product, item.header.source) for item in batches)
             gapped = {item.product for item in items if isinstance(item, Missing)}
-            received = {product: self._state.received(product) for product in gapped}
-            chunk = self._admission.admit(items, streams, received)
+            until = {product: self._state.received(product) for product in gapped}
+            chunk = self._admission.admit(items, streams, until)
             # Before anything is found: a finding says how complete its input was.
             self._fall_short(chunk)
             found = self._records(chunk, moment)
@@ -79,7 +79,7 @@ class Engine:
         """Looks at what did not arrive and ends what is over; returns what it found."""
         moment = micros(now)
         with self._state.transaction():
-            self._state.forget(moment - length(self._thresholds.forget))
+            self._state.forget(moment - int(self._thresholds.forget_seconds * SECOND))
             found = self._silence(moment)
             for view in self._views:
                 found += self._episodes.end_quiet(view.detection, moment)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Never, TypeVar
 
@@ -31,7 +31,7 @@ DOMAIN = "analysis"
 POLICY = Path(__file__).with_name("policy.cedar")
 _T = TypeVar("_T")
 # Told findings are remembered as long as the product keeps them.
-_TOLD_EVERY = timedelta(hours=1)
+_FORGET_TOLD_SECONDS = 3_600.0
 
 
 class Analysis:
@@ -115,7 +115,7 @@ async def analysing(
         async with stream, asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(_read(stream, analysis)),
-                tasks.create_task(_tick(analysis, settings.tick)),
+                tasks.create_task(_tick(analysis, settings.tick_seconds)),
                 tasks.create_task(_forget(analysis, domain)),
                 tasks.create_task(analysis.publish()),
             ]
@@ -141,9 +141,9 @@ async def _read(stream: Subscription, analysis: Analysis) -> None:
         await analysis.take(items, datetime.now(UTC))
 
 
-async def _tick(analysis: Analysis, every: timedelta) -> Never:
+async def _tick(analysis: Analysis, every: float) -> Never:
     while True:
-        await asyncio.sleep(every.total_seconds())
+        await asyncio.sleep(every)
         await analysis.tick(datetime.now(UTC))
 
 
@@ -151,4 +151,4 @@ async def _forget(analysis: Analysis, domain: Domain) -> Never:
     retention = domain.products.contract(outbox.PRODUCT).options.retention.ToTimedelta()
     while True:
         await analysis.forget_told(datetime.now(UTC) - retention)
-        await asyncio.sleep(_TOLD_EVERY.total_seconds())
+        await asyncio.sleep(_FORGET_TOLD_SECONDS)

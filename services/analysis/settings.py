@@ -1,7 +1,5 @@
 """Settings of the process: those of a domain service, the thresholds, and what it reads."""
 
-from datetime import timedelta
-
 from pydantic import Field
 
 from services.analysis.thresholds import Thresholds
@@ -14,8 +12,4 @@ class AnalysisSettings(DomainSettings, Thresholds):
     products: list[str] = Field(
         ["*"], min_length=1, max_length=64, description="Products or patterns that are analysed, in JSON."
     )
-    tick: timedelta = Field(
-        timedelta(seconds=5),
-        gt=timedelta(0),
-        description="How often silence is looked for, and ends are told.",
-    )
+    tick_seconds: float = Field(5, gt=0, description="How often silence is looked for and ends are told.")

@@ -25,26 +25,20 @@ class Thresholds(Settings):
     disk_margin: float = Field(
         0.02, ge=0, lt=1, description="How far a filesystem's share in use must fall below to end a finding."
     )
-    disk_hold: timedelta = Field(
-        timedelta(seconds=60), ge=timedelta(0), description="How long it must stay there."
-    )
+    disk_hold_seconds: float = Field(60, ge=0, description="How long it must stay there.")
     memory_ratio: float = Field(0.95, gt=0, le=1, description="Share of memory in use that is a finding.")
     memory_margin: float = Field(
         0.05, ge=0, lt=1, description="How far the share of memory in use must fall below to end a finding."
     )
-    memory_hold: timedelta = Field(
-        timedelta(seconds=120), ge=timedelta(0), description="How long it must stay there."
-    )
+    memory_hold_seconds: float = Field(120, ge=0, description="How long it must stay there.")
     silence_factor: float = Field(
         3.0, ge=1, description="Multiple of a product's promised freshness after which a source is silent."
     )
-    hole_grace: timedelta = Field(
-        timedelta(seconds=60),
-        gt=timedelta(0),
-        description="How long a source may take to declare batches that are missing from its chain.",
+    hole_grace_seconds: float = Field(
+        60, gt=0, description="How long a source may take to declare batches that its chain lacks."
     )
-    forget: timedelta = Field(
-        timedelta(days=7), gt=timedelta(0), description="Silence after which a source's state is dropped."
+    forget_seconds: float = Field(
+        604_800, gt=0, description="Silence after which a source's state is dropped."
     )
 
     @model_validator(mode="after")
@@ -55,7 +49,9 @@ class Thresholds(Settings):
 
     @property
     def disk(self) -> Limit:
-        return Limit(self.disk_ratio, self.disk_ratio - self.disk_margin, self.disk_hold)
+        return Limit(
+            self.disk_ratio, self.disk_ratio - self.disk_margin, timedelta(seconds=self.disk_hold_seconds)
+        )
 
     @property
     def disk_full(self) -> Limit:
@@ -63,4 +59,8 @@ class Thresholds(Settings):
 
     @property
     def memory(self) -> Limit:
-        return Limit(self.memory_ratio, self.memory_ratio - self.memory_margin, self.memory_hold)
+        return Limit(
+            self.memory_ratio,
+            self.memory_ratio - self.memory_margin,
+            timedelta(seconds=self.memory_hold_seconds),
+        )

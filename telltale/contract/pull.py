@@ -16,6 +16,8 @@ from telltale.errors import InvalidInput, Unavailable
 # Two names of one service: messages and behaviour are the same.
 SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 METHOD = "ServerReflectionInfo"
+# A client that is still writing when the server refuses sees INTERNAL in place of the status, now and then.
+_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ async def pull(
         async with asyncio.timeout(limits.seconds):
             for service in SERVICES:
                 try:
-                    return await _Pull(channel, service, tuple(metadata), limits).run()
+                    return await _pull_by(channel, service, tuple(metadata), limits)
                 except _EndedError as ended:
                     if ended.code != grpc.StatusCode.UNIMPLEMENTED:
                         raise Unavailable(
@@ -51,6 +53,18 @@ async def pull(
     except TimeoutError:
         raise Unavailable(f"reflection took longer than {limits.seconds:g} s; try again") from None
     raise Unavailable("the server has no reflection; serve it with add_reflection")
+
+
+async def _pull_by(
+    channel: grpc.aio.Channel, service: str, metadata: tuple[tuple[str, str], ...], limits: PullLimits
+) -> dict[str, bytes]:
+    for _ in range(_TRIES - 1):
+        try:
+            return await _Pull(channel, service, metadata, limits).run()
+        except _EndedError as ended:
+            if ended.code != grpc.StatusCode.INTERNAL:
+                raise
+    return await _Pull(channel, service, metadata, limits).run()
 
 
 class _EndedError(Exception):

@@ -1,5 +1,5 @@
 import sqlite3
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -33,7 +33,7 @@ def stranger(tmp_path: Path) -> Path:
 def test_a_product_is_a_table_and_its_times_are_times(database: Path) -> None:
     result = run_query(database, "select time, busy_ratio from servers_cpu where time > '2026-01-01'")
     assert result.columns == ("time", "busy_ratio")
-    assert result.rows == [(datetime(2026, 3, 4, 5, 6, 7, 890123), 0.5)]
+    assert result.rows == [(datetime(2026, 3, 4, 5, 6, 7, 890123, tzinfo=UTC).replace(tzinfo=None), 0.5)]
     assert not result.truncated
 
 

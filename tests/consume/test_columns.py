@@ -15,7 +15,7 @@ from telltale.contract.schema import message_class
 from tests.support.compiling import compile_product
 
 SHAPES = Path(__file__).parent / "shapes.proto"
-EPOCH = datetime(1970, 1, 1)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
 
 
 @cache

@@ -11,7 +11,7 @@ from telltale.consume import holding
 from telltale.consume.chains import KnownChain
 from telltale.consume.delivered import Delivered, Item, Missing
 from telltale.consume.subscription import Subscription
-from telltale.errors import NotFound, TelltaleError
+from telltale.errors import TelltaleError
 from telltale.seal.chain import Head, Link
 from tests.support.batches import DISK_USAGE, INVENTORY, SCHEMAS, Chain, disk_usage, host
 from tests.support.gateways import Gateway, running_gateway
@@ -87,8 +87,7 @@ async def test_the_stream_is_opened_anew_before_its_token_ends(tmp_path: Path) -
             await gateway.add(chain.next([disk_usage("/")]), credentials=chain.credentials)
             assert offsets(await take(stream, 1)) == [1]
             async with asyncio.timeout(20):
-                while len(gateway.requests) < 3:
-                    await asyncio.sleep(0.05)
+                await gateway.opened(3)
             await gateway.add(chain.next([disk_usage("/")]), credentials=chain.credentials)
             # The fake sends old frames again; nothing comes twice.
             assert offsets(await take(stream, 1)) == [2]
@@ -204,7 +203,7 @@ async def test_schemas_on_disk_are_used_when_their_digest_is_right(
     me = mesh.workload("platform", "/writer")
     async with Subscription(me, address, ["*"], schema_directory=tmp_path) as stream:
         await take(stream, 1)
-    (file,) = tmp_path.iterdir()
+    file = tmp_path / f"{SCHEMAS[DISK_USAGE].sha256.hex()}.binpb"
     gateway.schemas.clear()
     async with Subscription(me, address, ["*"], schema_directory=tmp_path) as stream:
         (item,) = await take(stream, 1)
@@ -227,4 +226,3 @@ async def test_an_impatient_subscription_says_what_is_wrong(mesh: Mesh) -> None:
 async def test_a_product_without_a_name_is_refused_at_once(mesh: Mesh) -> None:
     with pytest.raises(TelltaleError, match="no product name"):
         Subscription(mesh.workload("platform", "/writer"), "127.0.0.1:1", ["No Such!"])
-    assert issubclass(NotFound, TelltaleError)

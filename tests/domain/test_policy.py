@@ -33,13 +33,12 @@ def allowed(domain: str, principal: SpiffeId, contract: Contract) -> set[str]:
     return {action for action in ACTIONS if rules.decide(principal, action, contract, MESH).allowed}
 
 
-@pytest.mark.parametrize("domain", ["servers", "platform"])
+@pytest.mark.parametrize("domain", ["servers", "platform", "analysis"])
 @pytest.mark.parametrize(
     ("principal", "may"),
     [
         (who("platform", "/gateway"), {"discover", "subscribe"}),
         (who("platform", "/writer"), READ),
-        (who("analysis", "/service"), READ),
         (who("operators", "/ada"), READ),
         (who("cloud-iam", "/agent/h1"), set()),
         (who("servers", "/service"), set()),
@@ -51,6 +50,12 @@ def test_every_reader_may_read_and_nobody_may_act_or_replay(
     pushes = {"push"} if domain == "platform" and principal.trust_domain != f"operators.{MESH}" else set()
     for contract in contracts(domain):
         assert allowed(domain, principal, contract) == may | pushes, contract.name
+
+
+@pytest.mark.parametrize("domain", ["servers", "platform"])
+def test_the_analysis_service_reads_what_others_publish(domain: str) -> None:
+    for contract in contracts(domain):
+        assert READ <= allowed(domain, who("analysis", "/service"), contract)
 
 
 def test_agents_publish_to_their_own_domain_and_read_nothing() -> None:
@@ -66,9 +71,11 @@ def test_a_workload_that_is_called_like_an_agent_is_none() -> None:
 
 
 def test_the_analysis_service_publishes_to_its_own_domain_only() -> None:
-    finding = contracts("servers")[0]
-    rules = policy("analysis")
-    assert not rules.decide(who("analysis", "/service"), "push", finding, MESH).allowed
+    foreign, (finding, *_) = contracts("servers")[0], contracts("analysis")
+    service = who("analysis", "/service")
+    assert allowed("analysis", service, finding) == {"push"}, "and takes no input from its own products"
+    assert allowed("analysis", service, foreign) == set()
+    assert allowed("analysis", who("analysis", "/agent/h1"), finding) == set()
 
 
 def test_a_principal_of_another_mesh_is_denied() -> None:
@@ -133,7 +140,9 @@ def test_an_unknown_action_is_a_mistake_of_the_caller_not_a_denial() -> None:
 
 
 def test_no_rule_names_a_product() -> None:
-    names = [contract.name for domain in ("servers", "platform") for contract in contracts(domain)]
+    names = [
+        contract.name for domain in ("servers", "platform", "analysis") for contract in contracts(domain)
+    ]
     for path in SERVICES.glob("*/policy.cedar"):
         rules = "".join(line for line in path.read_text().splitlines() if not line.lstrip().startswith("//"))
         assert "resource.name" not in rules

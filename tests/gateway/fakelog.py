@@ -5,6 +5,7 @@ import random
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
+from telltale import wire
 from telltale.api.mesh.v1.batch_pb2 import (
     Delivery,
     Gap,
@@ -29,6 +30,7 @@ class FakeLog:
     # Whether readers are told when they have reached the end.
     marks_end: bool = True
     product: str = PRODUCT
+    payload_bytes: int = 40
     log: str = "log-1"
     generation: int = 1
     batches: list[tuple[int, int]] = field(default_factory=list)  # offset, number
@@ -125,6 +127,7 @@ class FakeLog:
         return SealedBatch(
             header=header.SerializeToString(),
             signature=b"signature",
-            payload=bytes(self.chance.randint(0, 40)),
+            # A field that no record knows: valid in every product's payload.
+            payload=wire.field(15, bytes(self.chance.randint(0, self.payload_bytes))),
             delivery=Delivery(log=self.log, offset=offset).SerializeToString(),
         )

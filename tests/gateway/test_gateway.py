@@ -1,6 +1,7 @@
 """The gateway on the wire: leases, catalog, permissions, streams, routing, reflection."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from telltale.api.mesh.v1.catalog_pb2 import (
     CATALOG_STATE_LIVE,
     CATALOG_STATE_UNREACHABLE,
     CatalogEntry,
+    CatalogState,
     ListProductsRequest,
 )
 from telltale.api.mesh.v1.catalog_pb2_grpc import CatalogStub
@@ -65,6 +67,15 @@ async def entries(gateway: Gateway, who: Workload) -> dict[str, CatalogEntry]:
             ListProductsRequest(), metadata=await gateway.metadata(who), timeout=10
         )
     return {entry.product.name: entry for entry in response.entries}
+
+
+async def state(gateway: Gateway, who: Workload, wanted: CatalogState) -> CatalogEntry:
+    """The product's entry as soon as it is in that state; asking takes its time on the wire."""
+    async with asyncio.timeout(10):
+        while True:
+            entry = (await entries(gateway, who))[DISK_USAGE]
+            if entry.state == wanted:
+                return entry
 
 
 @asynccontextmanager
@@ -260,9 +271,7 @@ async def test_no_answer_means_no_new_streams_and_the_end_of_live_ones(
             new = await refused(read(1))
         assert new.code() is grpc.StatusCode.UNAVAILABLE
         # What the operator could discover before is shown, with the time since when it is gone.
-        async with asyncio.timeout(10):
-            while (await entries(gateway, operator))[DISK_USAGE].state != CATALOG_STATE_UNREACHABLE:
-                await asyncio.sleep(0.05)
+        await state(gateway, operator, CATALOG_STATE_UNREACHABLE)
 
 
 async def test_a_lease_that_is_not_renewed_ends(
@@ -272,9 +281,7 @@ async def test_a_lease_that_is_not_renewed_ends(
     async with gateway_service(mesh, tmp_path, lease_seconds=0.6) as gateway:
         await gateway.register(servers)
         assert (await entries(gateway, operator))[DISK_USAGE].state == CATALOG_STATE_LIVE
-        async with asyncio.timeout(10):
-            while (ended := (await entries(gateway, operator))[DISK_USAGE]).state == CATALOG_STATE_LIVE:
-                await asyncio.sleep(0.05)
+        ended = await state(gateway, operator, CATALOG_STATE_UNREACHABLE)
         again = (await entries(gateway, operator))[DISK_USAGE]
         assert abs(again.state_since.ToNanoseconds() - ended.state_since.ToNanoseconds()) < 50_000_000
         await gateway.register(servers)
@@ -436,14 +443,19 @@ async def test_one_identity_cannot_take_all_streams(
     servers.logs[DISK_USAGE].append()
     async with gateway_service(mesh, tmp_path, max_streams_per_caller=2) as gateway:
         await gateway.register(servers)
-        async with (
-            streaming(gateway, operator, DISK_USAGE) as first,
-            streaming(gateway, operator, DISK_USAGE) as second,
-            streaming(gateway, operator, DISK_USAGE) as third,
-        ):
+        async with streaming(gateway, operator, DISK_USAGE) as first, contextlib.AsyncExitStack() as stack:
             await first(1)
+            second = await stack.enter_async_context(streaming(gateway, operator, DISK_USAGE))
             await second(1)
-            assert (await refused(third(1))).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            async with streaming(gateway, operator, DISK_USAGE) as third:
+                assert (await refused(third(1))).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            other = gateway.mesh.workload("operators", "/bob")
+            servers.permit(other, *READ)
+            async with streaming(gateway, other, DISK_USAGE) as fourth:
+                await fourth(1)
+            await stack.aclose()
+            async with streaming(gateway, operator, DISK_USAGE) as fifth:
+                await fifth(1)
 
 
 async def test_malformed_requests_are_told_what_is_wrong(
@@ -463,6 +475,36 @@ async def test_malformed_requests_are_told_what_is_wrong(
             typed.Subscribe(SubscribeRequest(cursor=elsewhere), metadata=metadata, timeout=10),
         ):
             assert (await refused(call.read())).code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_who_reads_nothing_holds_up_nobody(
+    gateway: Gateway, servers: FakeDomain, operator: Workload
+) -> None:
+    servers.permit(operator, *READ)
+    log = servers.logs[DISK_USAGE]
+    log.payload_bytes = 60_000
+    await gateway.register(servers)
+    async with (
+        streaming(gateway, operator, DISK_USAGE) as slow,
+        streaming(gateway, operator, DISK_USAGE) as fast,
+    ):
+        # Much more than a connection buffers: without limits of its own the slow stream would stop the fast one.
+        for _ in range(20):
+            log.append(50)
+            await fast(50)
+        assert await slow(1000) == log.appended
+
+
+async def test_a_domain_may_not_keep_the_gateway_busy_with_registrations(
+    gateway: Gateway, servers: FakeDomain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.catalog._READS_A_MINUTE", 3)
+    for digest in (b"1", b"2", b"3", b"3"):
+        await gateway.register(servers, digest=digest)
+    error = await refused(gateway.register(servers, digest=b"4"))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    # Renewals cost nothing and go on.
+    await gateway.register(servers, digest=b"3")
 
 
 async def test_latest_leaves_the_past_out(gateway: Gateway, servers: FakeDomain, operator: Workload) -> None:

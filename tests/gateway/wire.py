@@ -36,7 +36,7 @@ MESH_SERVICES = tuple(f"telltale.api.mesh.v1.{name}" for name in ("Ingest", "Sch
 
 @dataclass
 class FakeDomain(AccessServicer, SchemasServicer):
-    """A domain service whose policy is a set: (principal, action, product), where nothing else is permitted."""
+    """A domain service whose policy is a set: (principal, action, product); nothing else is permitted."""
 
     mesh: Mesh
     me: Workload

@@ -1,4 +1,4 @@
-"""Batches as a subscription delivers them, without a stream: placed in their chains, at positions of a log."""
+"""Batches as a subscription delivers them, without a stream: placed in chains, at positions of a log."""
 
 from datetime import UTC, datetime
 

@@ -1,6 +1,7 @@
 """A gateway for tests of its consumers: real wire, real identities, and frames that a test decides on."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -47,6 +48,11 @@ class Gateway(StreamServicer, SchemasServicer):
             self.frames.append(frame)
             self._changed.notify_all()
 
+    async def opened(self, streams: int) -> None:
+        """Returns when as many streams have been opened in all."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: len(self.requests) >= streams)
+
     async def learn(self, data: bytes) -> None:
         """Makes a schema known."""
         self.schemas[sha256(data)] = data
@@ -55,15 +61,16 @@ class Gateway(StreamServicer, SchemasServicer):
         self, request: StreamSubscribeRequest, context: Context
     ) -> AsyncIterator[SealedFrame]:
         """Sends whole frames again of which the cursor has seen a part, as no real gateway would."""
-        self.requests.append(request)
+        async with self._changed:
+            self.requests.append(request)
+            self._changed.notify_all()
         after = max((position.offset for position in request.cursor.positions), default=0)
         sent = 0
-        place = 0
-        while True:
+        for place in itertools.count():
             async with self._changed:
-                await self._changed.wait_for(lambda: len(self.frames) > place)
+                while len(self.frames) <= place:
+                    await self._changed.wait()
             frame = self.frames[place]
-            place += 1
             offsets = [Delivery.FromString(batch.delivery).offset for batch in frame.batches]
             if offsets and offsets[-1] <= after:
                 continue

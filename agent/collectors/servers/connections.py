@@ -15,6 +15,7 @@ from agent.collectors import CannotCollect, Host, Watcher
 from agent.collectors.servers.connection_table import ConnectionTable
 from agent.collectors.servers.local_accounts import AccountNames
 from agent.kernel.proc_net import tcp_sockets
+from agent.kernel.process import hidden_details
 from agent.kernel.sock_diag import CONNECTED, LISTEN, DestroyNotices, Socket, SocketDump
 from agent.kernel.socket_owners import SocketOwners
 from agent.kernel.tap import bursts
@@ -40,6 +41,7 @@ class Connections(Watcher):
         self._host = host
         self._subscribe = subscribe
         self._dump = dump
+        self.limited = hidden_details()
         # Looking and watching share a table: what the one has told, the other does not tell again.
         self._table = ConnectionTable(SocketOwners(host.proc), AccountNames(host.etc))
         self._unfollowed = 0

@@ -98,7 +98,8 @@ class DiskUsage(Collector):
     def collect(self) -> Iterator[Message]:
         mounts = filesystems(parse_mountinfo(self._mountinfo.read_text(errors="surrogateescape")))
         remote = [mount for mount in mounts if mount.filesystem_type.startswith(MAY_HANG)]
-        questions = {mount.mountpoint: self._ask(mount.mountpoint) for mount in remote}
+        # An open question of a mount that is gone is nobody's any more.
+        self._waiting = {mount.mountpoint: self._ask(mount.mountpoint) for mount in remote}
         for mount in mounts:
             if mount not in remote:
                 try:
@@ -107,7 +108,7 @@ class DiskUsage(Collector):
                     yield _loss(f"{mount.mountpoint} cannot be asked: {refused.strerror}")
         deadline = time.monotonic() + ANSWER_WITHIN_SECONDS
         for mount in remote:
-            question = questions[mount.mountpoint]
+            question = self._waiting[mount.mountpoint]
             question.join(max(0.0, deadline - time.monotonic()))
             if question.is_alive():
                 yield _loss(f"{mount.mountpoint} ({mount.device}) does not answer; is its server reachable?")
@@ -122,7 +123,7 @@ class DiskUsage(Collector):
         """Asks in a thread of its own, or goes on waiting for the question that is still open."""
         question = self._waiting.get(mountpoint)
         if question is None:
-            question = self._waiting[mountpoint] = _Question(mountpoint)
+            question = _Question(mountpoint)
             question.start()
         return question
 

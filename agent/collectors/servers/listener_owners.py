@@ -47,7 +47,7 @@ class ListenerOwners:
             self.limited = ""
             if unknown and denied:
                 self.limited = (
-                    f"the descriptors of {denied} processes may not be read, so {len(unknown)} sockets lack "
+                    "the descriptors of other accounts' processes may not be read, so some sockets lack "
                     "their process; run the agent as root or with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
                 )
         elif not unknown:

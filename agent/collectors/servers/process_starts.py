@@ -14,7 +14,14 @@ from agent.collectors import CannotCollect, Host, Watcher, timestamp
 from agent.collectors.servers.local_accounts import AccountNames
 from agent.kernel.clock import unix_ns_of_monotonic, unix_ns_of_ticks
 from agent.kernel.proc_connector import EXEC, EXIT, FORK, ProcessEvents
-from agent.kernel.process import Process, container_of, process_numbers, read_process, read_stat
+from agent.kernel.process import (
+    Process,
+    container_of,
+    hidden_details,
+    process_numbers,
+    read_process,
+    read_stat,
+)
 from agent.kernel.tap import bursts
 from agent.masking import mask_arguments
 from telltale.api.mesh.v1.batch_pb2 import Loss, LossReason
@@ -40,6 +47,7 @@ class ProcessStarts(Watcher):
         self._host = host
         self._subscribe = subscribe
         self._names = AccountNames(host.etc)
+        self.limited = hidden_details()
         # The processes of the last look with their starts; None before the first.
         self._seen: dict[int, int] | None = None
 

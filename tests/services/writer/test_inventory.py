@@ -66,11 +66,15 @@ async def test_a_snapshot_deletes_what_it_lacks_of_its_source_only(
     await store.commit([log.deliver(chain.next([host("a", cpu_count=1), host("b", cpu_count=2)]))])
     await store.commit([log.deliver(chain.next([host("c", cpu_count=3)], snapshot=Snapshot(id="s")))])
     assert current(database) == {"other": 9, "a": 1, "b": 2}
-    await store.commit([log.deliver(chain.next([host("b", cpu_count=2)], snapshot=Snapshot(id="s", end=True)))])
+    await store.commit(
+        [log.deliver(chain.next([host("b", cpu_count=2)], snapshot=Snapshot(id="s", end=True)))]
+    )
     assert current(database) == {"other": 9, "b": 2, "c": 3}
 
 
-async def test_a_snapshot_that_misses_a_part_changes_nothing(store: Store, database: Path, mesh: Mesh) -> None:
+async def test_a_snapshot_that_misses_a_part_changes_nothing(
+    store: Store, database: Path, mesh: Mesh
+) -> None:
     chain, log = chain_of(mesh), Log()
     await store.commit([log.deliver(chain.next([host("a", cpu_count=1), host("b", cpu_count=2)]))])
     first = chain.next([host("a", cpu_count=1)], snapshot=Snapshot(id="s"))

@@ -1,0 +1,133 @@
+"""The gateway before a real domain service: its lease, its policy, its log, batches that hold."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from telltale.api.mesh.v1.batch_pb2 import SealedFrame
+from telltale.api.mesh.v1.stream_pb2 import ListRequest, StreamSubscribeRequest, SubscribeRequest
+from telltale.api.mesh.v1.stream_pb2_grpc import StreamStub
+from telltale.api.servers.v1.disk_usage_pb2 import DiskUsageFrame
+from telltale.api.servers.v1.disk_usage_pb2_grpc import DiskUsageStub
+from telltale.api.servers.v1.inventory_pb2_grpc import InventoryStub
+from telltale.domain.service import Domain, DomainSettings, serving_domain
+from telltale.identity.workload import Workload
+from telltale.seal.verify import Verifier
+from telltale.source.source import Source, SourceSettings
+from tests.gateway.wire import Gateway, gateway_service
+from tests.support.batches import DISK_USAGE, INVENTORY, SERVERS, disk_usage, host
+from tests.support.domain import ROOT, free_port
+from tests.support.mesh import Mesh
+
+Started = tuple[Gateway, Mesh]
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Mesh:
+    return Mesh.create(tmp_path_factory.mktemp("mesh"), "platform", "servers", "network", "operators")
+
+
+@asynccontextmanager
+async def servers(mesh: Mesh, gateway: Gateway, state: Path, port: int) -> AsyncIterator[Domain]:
+    """The servers domain with its own policy, which takes its lease by itself."""
+    nobody = f"127.0.0.1:{free_port()}"
+    settings = DomainSettings(
+        mesh=mesh.name,
+        state=state,
+        trust=mesh.home.trust,
+        authority=nobody,
+        enrollment=nobody,
+        listen=f"127.0.0.1:{port}",
+        advertise=f"localhost:{port}",
+        gateway=f"127.0.0.1:{gateway.port}",
+        platform=nobody,
+    )
+    me = mesh.workload("servers", "/service", [mesh.server_name("service", "servers")])
+    async with serving_domain(me, settings, "servers", ROOT / "services/servers/policy.cedar") as domain:
+        yield domain
+
+
+@asynccontextmanager
+async def source(mesh: Mesh, agent: Workload, spool: Path, port: int) -> AsyncIterator[Source]:
+    settings = SourceSettings(spool, f"127.0.0.1:{port}", mesh.trust_domain("servers"), 1 << 24)
+    async with Source(agent, settings, SERVERS) as one:
+        yield one
+
+
+async def test_sealed_batches_arrive_whole_and_in_order_across_a_restart_of_the_domain(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    agent = mesh.workload("servers", "/agent/web1")
+    writer = mesh.workload("platform", "/writer")
+    verifier = Verifier(mesh.trust)
+    sequences: list[int] = []
+
+    async def read(gateway: Gateway) -> None:
+        async with gateway.channel(writer) as channel:
+            request = StreamSubscribeRequest(products=["*"])
+            call = StreamStub(channel).Subscribe(request, metadata=await gateway.metadata(writer))
+            async for frame in call:
+                assert isinstance(frame, SealedFrame) and not frame.HasField("gap")
+                verifier.learn(frame.certificates)
+                for batch in frame.batches:
+                    sequences.append(verifier.verify(batch, datetime.now(UTC)).sequence)
+
+    async def arrived(count: int) -> None:
+        async with asyncio.timeout(20):
+            while len(sequences) < count:
+                assert not reading.done(), reading.result()
+                await asyncio.sleep(0.01)
+
+    async with gateway_service(mesh, tmp_path / "gateway") as gateway:
+        reading = asyncio.create_task(read(gateway))
+        port = free_port()
+        async with servers(mesh, gateway, tmp_path / "servers", port):
+            async with source(mesh, agent, tmp_path / "spool.db", port) as one:
+                for number in range(20):
+                    await one.publish(DISK_USAGE, [disk_usage(f"/{number}")])
+                await arrived(20)
+        moved = free_port()
+        async with servers(mesh, gateway, tmp_path / "servers", moved):
+            async with source(mesh, agent, tmp_path / "spool.db", moved) as one:
+                for number in range(20):
+                    await one.publish(DISK_USAGE, [disk_usage(f"/{number}")])
+                await arrived(40)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+    assert sequences == list(range(1, 41))
+
+
+async def test_typed_clients_read_records_through_the_gateway(mesh: Mesh, tmp_path: Path) -> None:
+    agent = mesh.workload("servers", "/agent/web1")
+    operator = mesh.workload("operators", "/alice")
+    port = free_port()
+    async with (
+        gateway_service(mesh, tmp_path / "gateway") as gateway,
+        servers(mesh, gateway, tmp_path / "servers", port),
+        source(mesh, agent, tmp_path / "spool.db", port) as one,
+        gateway.channel(operator) as channel,
+    ):
+        await one.publish(DISK_USAGE, [disk_usage("/srv", used_ratio=0.25)])
+        await one.publish(INVENTORY, [host("web1")])
+        metadata = await gateway.metadata(operator)
+        async with asyncio.timeout(20):
+            frame: DiskUsageFrame | None = None
+            while frame is None:
+                # Until the domain has its lease the gateway says that it may come yet.
+                call = DiskUsageStub(channel).Subscribe(SubscribeRequest(), metadata=metadata)
+                try:
+                    frame = await call.read()
+                except Exception:
+                    await asyncio.sleep(0.05)
+            call.cancel()
+            entries = []
+            while not entries:
+                listed = await InventoryStub(channel).List(ListRequest(), metadata=metadata)
+                entries = [entry.record.host_name for entry in listed.entries]
+    assert frame.batches[0].payload.records[0].mountpoint == "/srv"
+    assert frame.batches[0].header.source == str(agent.spiffe_id)
+    assert entries == ["web1"]

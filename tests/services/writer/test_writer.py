@@ -1,0 +1,119 @@
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from services.writer.settings import WriterSettings
+from services.writer.store import Store
+from services.writer.writer import groups, write_for_ever
+from telltale.api.mesh.v1.batch_pb2 import Header, SealedBatch
+from telltale.api.mesh.v1.ingest_pb2 import RefusalReason
+from telltale.consume.delivered import Item
+from telltale.errors import BatchRefused
+from telltale.naming import SpiffeId
+from tests.support.batches import INVENTORY, Chain, disk_usage, host
+from tests.support.deliveries import Log
+from tests.support.gateways import Gateway, running_gateway
+from tests.support.mesh import Mesh
+
+
+def settings_of(tmp_path: Path, database: Path, gateway: str, **values: Any) -> WriterSettings:
+    return WriterSettings(
+        state=tmp_path / "state",
+        trust=tmp_path,
+        authority="none:1",
+        enrollment="none:1",
+        gateway=gateway,
+        platform="none:1",
+        database=database,
+        **values,
+    )
+
+
+def count(database: Path, table: str) -> int:
+    connection = sqlite3.connect(database)
+    try:
+        found: int = connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+        return found
+    except sqlite3.OperationalError:
+        return 0
+    finally:
+        connection.close()
+
+
+async def until(database: Path, table: str, wanted: int) -> None:
+    async with asyncio.timeout(20):
+        while count(database, table) < wanted:  # noqa: ASYNC110  # the database is another process's, as it were
+            await asyncio.sleep(0.02)
+
+
+async def test_the_writer_stores_what_is_published_reports_refusals_and_goes_on_after_a_restart(
+    mesh: Mesh, tmp_path: Path, database: Path
+) -> None:
+    gateway = Gateway()
+    me = mesh.workload("platform", "/writer")
+    chain = Chain(mesh.credentials("servers", "/agent/web1"))
+    inventory = Chain(chain.credentials, INVENTORY)
+    reported: list[tuple[str, RefusalReason, SpiffeId]] = []
+
+    def report(header: Header, refused: BatchRefused, sender: SpiffeId) -> None:
+        reported.append((header.product, refused.reason, sender))
+
+    async with running_gateway(mesh, gateway) as address:
+        settings = settings_of(tmp_path, database, address, commit_seconds=0.05)
+        for first in (True, False):
+            stopping = asyncio.Event()
+            async with Store(database) as store, asyncio.TaskGroup() as tasks:
+                tasks.create_task(write_for_ever(me, settings, store, report, stopping))
+                if first:
+                    good, bad = chain.next([disk_usage("/")]), chain.next([disk_usage("/bad")])
+                    forged = SealedBatch(header=bad.header, signature=b"no", payload=bad.payload)
+                    await gateway.add(
+                        good, forged, inventory.next([host("web1")]), credentials=chain.credentials
+                    )
+                    await until(database, "quarantine", 1)
+                    await until(database, "servers_inventory", 1)
+                else:
+                    await gateway.add(chain.next([disk_usage("/after")]), credentials=chain.credentials)
+                    await until(database, "servers_disk_usage", 2)
+                stopping.set()
+    assert [reason for _, reason, _ in reported] == [RefusalReason.REFUSAL_REASON_SIGNATURE]
+    assert str(reported[0][2]) == "spiffe://servers.telltale.test/agent/web1"
+    assert {(p.product, p.offset) for p in gateway.requests[-1].cursor.positions} == {
+        ("servers.disk_usage", 2),
+        ("servers.inventory", 3),
+    }
+    assert count(database, "servers_disk_usage") == 2
+
+
+async def test_stopping_hands_on_what_has_arrived(mesh: Mesh, tmp_path: Path, database: Path) -> None:
+    stopping = asyncio.Event()
+    item = Log().deliver(Chain(mesh.credentials("servers", "/agent/web1")).next([disk_usage("/")]))
+
+    async def stream() -> AsyncIterator[list[Item]]:
+        yield [item]
+        # Asked for more: the first is in the group, which only stopping can end.
+        stopping.set()
+        await asyncio.Event().wait()
+
+    settings = settings_of(tmp_path, database, "none:1", commit_seconds=10.0)
+    async with asyncio.timeout(5):
+        assert [group async for group in groups(stream(), settings, stopping)] == [[item]]
+
+
+async def test_a_group_ends_when_enough_bytes_have_come(mesh: Mesh, tmp_path: Path, database: Path) -> None:
+    chain, log = Chain(mesh.credentials("servers", "/agent/web1")), Log()
+    stopping = asyncio.Event()
+    items = [log.deliver(chain.next([disk_usage("x" * 400_000)])) for _ in range(6)]
+
+    async def stream() -> AsyncIterator[list[Item]]:
+        for item in items:
+            yield [item]
+        stopping.set()
+        await asyncio.Event().wait()
+
+    settings = settings_of(tmp_path, database, "none:1", commit_seconds=10.0, commit_bytes=1 << 20)
+    async with asyncio.timeout(5):
+        found = [len(group) async for group in groups(stream(), settings, stopping)]
+    assert found == [3, 3]
