@@ -162,7 +162,7 @@ class Catalog:
         if len(reads) == _READS_A_MINUTE and now - reads[0] < 60.0:
             raise LimitExceeded(
                 "registrations",
-                f"{trust_domain} registered changes {_READS_A_MINUTE} times within a minute; wait for the next",
+                f"{trust_domain} registered changes {_READS_A_MINUTE} times within a minute; slow down",
             )
         reads.append(now)
 

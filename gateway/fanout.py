@@ -125,11 +125,14 @@ class Follower:
             if piece is None:
                 return None
             self._number = piece.next
-            if piece.missing is not None:
-                self._lost(piece.missing)
+            missing = piece.missing
+            if missing is not None and self._has(missing):
+                missing = None
+            if missing is not None:
+                self._lost(missing)
             batches = [batch for batch in piece.batches if self._is_next(batch)]
-            if piece.missing is not None or batches:
-                return self._frame(piece.missing, batches)
+            if missing is not None or batches:
+                return self._frame(missing, batches)
         return None
 
     def _frame(self, missing: Missing | None, batches: Sequence[Batch]) -> bytes:
@@ -152,6 +155,14 @@ class Follower:
         self._positions = {batch.log: batch.offset}
         self._proven, self._in_gap, self._replaced = True, False, False
         return True
+
+    def _has(self, missing: Missing) -> bool:
+        """Whether the subscriber read in time, from the log itself, what the upstream came too late for."""
+        resumed = missing.gap.resumed
+        return (
+            missing.gap.reason == GapReason.GAP_REASON_RETENTION
+            and 0 < resumed.offset <= self._positions.get(resumed.log, 0)
+        )
 
     def _lost(self, missing: Missing) -> None:
         """The position stays until the next batch: who breaks off here is told of the gap again."""

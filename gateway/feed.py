@@ -70,11 +70,13 @@ class Feed:
             except LimitExceeded as full:
                 log.info("upstream reopened", product=self.product, reason=str(full))
             except TelltaleError as error:
-                log.warning("upstream ended", product=self.product, reason=str(error), failures=failures)
+                # The end of a token ends a stream too; only what cannot be opened again is out of order.
+                log.info("upstream ended", product=self.product, reason=str(error), failures=failures)
             failures = 0 if loop.time() - opened > _HEALTHY_SECONDS else failures + 1
             if failures:
                 if self.broken_since is None:
                     self.broken_since = datetime.now(UTC)
+                    log.warning("upstream broken", product=self.product)
                 await asyncio.sleep(backoff(failures))
 
     async def _read(self) -> None:

@@ -9,13 +9,16 @@ from dataclasses import dataclass
 
 from cryptography import x509
 from google.protobuf.message import DecodeError
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from telltale import wire
-from telltale.api.mesh.v1.batch_pb2 import Delivery, Gap, Header, Position, SealedFrame
+from telltale.api.mesh.v1.batch_pb2 import Delivery, Gap, Header, SealedFrame
 from telltale.errors import LimitExceeded, Unavailable
 
 # Certificates of one domain's stream: leaves of 10,000 sources in two generations, and some to spare.
 MAX_CERTIFICATES = 32_768
+# The end of the year 9999.
+_LAST_SECOND = 253_402_300_799
 _BATCHES = SealedFrame.BATCHES_FIELD_NUMBER
 _CERTIFICATES = SealedFrame.CERTIFICATES_FIELD_NUMBER
 _GAP = SealedFrame.GAP_FIELD_NUMBER
@@ -41,7 +44,7 @@ class Batch:
     # The signer's certificate and its issuers; shared by all batches of the signer.
     chain: tuple[Certificate, ...]
     records: int
-    # Unix nanoseconds; 0 when the batch has none.
+    # Unix nanoseconds, within what a Timestamp can say; 0 when the batch has none.
     event_time: int
     received_time: int
 
@@ -98,12 +101,15 @@ class FrameReader:
                     offset=delivery.offset,
                     chain=self._chain(header.signer_sha256),
                     records=header.record_count,
-                    event_time=header.last_event_time.ToNanoseconds(),
-                    received_time=delivery.received_time.ToNanoseconds(),
+                    # A source's clock may be anywhere; it was not later than the owner's when this arrived.
+                    event_time=min(
+                        _nanoseconds(header.last_event_time), _nanoseconds(delivery.received_time)
+                    ),
+                    received_time=_nanoseconds(delivery.received_time),
                 )
             if frame.HasField("sync"):
                 yield Reached(frame.sync.position.log, frame.sync.position.offset)
-        except (DecodeError, ValueError) as broken:
+        except (DecodeError, ValueError, x509.InvalidVersion) as broken:
             raise self._broken(str(broken)) from None
 
     def _own(self, gap: Gap) -> Gap:
@@ -179,6 +185,6 @@ class FrameWriter:
                 yield wire.field(_CERTIFICATES, certificate.der)
 
 
-def position(product: str, log: str, offset: int) -> Position:
-    """A place in a log, as cursors carry it."""
-    return Position(product=product, log=log, offset=offset)
+def _nanoseconds(time: Timestamp) -> int:
+    # By hand: the library raises on a clock that is far off, and one such source would stop its product.
+    return min(max(0, time.seconds), _LAST_SECOND) * 1_000_000_000 + min(max(0, time.nanos), 999_999_999)

@@ -59,6 +59,8 @@ class Fault:
     detail: str
     evidence: tuple[tuple[str, str], ...] = ()
     occurrences: int = 1
+    # Who handed it in, proven; empty when it was found on a stream.
+    peer: str = ""
     run: str = ""
     origin: Origin = Origin.ORIGIN_UNSPECIFIED
 

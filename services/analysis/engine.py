@@ -4,7 +4,7 @@ It runs in one thread. What it decides depends on the records, their order withi
 silence only, on the clock; never on how deliveries are cut into chunks.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from itertools import groupby
@@ -27,6 +27,9 @@ from telltale.consume.columns import Columns, to_arrow
 from telltale.consume.delivered import Delivered, Item, Missing
 from telltale.contract.product import Contract
 
+# Versions of products of which the readers are remembered.
+_MOST_CONTRACTS = 1_024
+
 _log = structlog.get_logger("services.analysis")
 
 
@@ -43,6 +46,7 @@ class Engine:
         self._admission = Admission(thresholds, own)
         self._hearing = Hearing()
         self._deaf = False
+        self._reading: dict[Contract, list[View]] = {}
 
     def chains(self) -> list[KnownChain]:
         """Where the chains stand that were read, for the subscription that goes on."""
@@ -108,7 +112,7 @@ class Engine:
 
     def _records(self, chunk: Chunk, now: int) -> list[FindingsRecord]:
         found: list[FindingsRecord] = []
-        wanted = [one for one in chunk.opened if any(self._readers(one.contract))]
+        wanted = [one for one in chunk.opened if self._readers(one.contract)]
         # A stable sort keeps the order within each product, which is all that rules rest on.
         wanted.sort(key=lambda one: one.contract.name)
         for _, group in groupby(wanted, key=lambda one: id(one.contract)):
@@ -128,8 +132,15 @@ class Engine:
                 records.hide(self._state.sql)
         return found
 
-    def _readers(self, contract: Contract) -> Iterator[View]:
-        return (view for view in self._views if view.detection.rule.reads(contract))
+    def _readers(self, contract: Contract) -> list[View]:
+        """The detections that read a product; asked for every batch, so the answer is kept."""
+        known = self._reading.get(contract)
+        if known is None:
+            if len(self._reading) >= _MOST_CONTRACTS:
+                self._reading.clear()
+            known = [view for view in self._views if view.detection.rule.reads(contract)]
+            self._reading[contract] = known
+        return known
 
     def _decode(self, batches: list[Opened], chunk: Chunk) -> tuple[list[Opened], Columns]:
         """Columns of the batches that are what their headers say; the others are faults."""

@@ -8,9 +8,11 @@ had already spoken of later times when the batch came).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from telltale.contract.product import Contract
 
@@ -48,10 +50,9 @@ class Records:
                 "_watermark": pa.array([one.watermark for one in batches], pa.int64()),
             }
         )
-        number = [index for index, count in enumerate(counts) for _ in range(count)]
-        self._columns = pa.Table.from_batches([columns]).append_column(
-            "_number", pa.array(number, pa.int64())
-        )
+        ends = pa.array(accumulate(counts, initial=0), pa.int32())
+        number = pc.list_parent_indices(pa.ListArray.from_arrays(ends, pa.nulls(columns.num_rows)))
+        self._columns = pa.Table.from_batches([columns]).append_column("_number", number)
 
     def show(self, sql: duckdb.DuckDBPyConnection) -> None:
         """Makes them the view `observed`."""

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Never, TypeVar
 
+import duckdb
+
 from services.analysis import episodes, outbox
 from services.analysis.detection import Detection
 from services.analysis.detections import DETECTIONS
@@ -25,6 +27,7 @@ from telltale.consume.delivered import Item
 from telltale.consume.subscription import Subscription
 from telltale.contract.schema import Schema
 from telltale.domain.service import Domain, serving_domain
+from telltale.errors import Unavailable
 from telltale.identity.workload import Workload
 
 DOMAIN = "analysis"
@@ -88,7 +91,14 @@ class Analysis:
         return records
 
     async def _run(self, work: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except duckdb.Error as failed:
+            # What was not committed is read again after a restart; going on with half a state would not do.
+            first = str(failed).splitlines()[0]
+            raise Unavailable(
+                f"{self._state.path} failed: {first}; check the disk's space and health"
+            ) from failed
 
     async def _accept(self, request: PushRequest) -> PushResponse:
         return await self._domain.ingest.accept(self._domain.me.spiffe_id, request)

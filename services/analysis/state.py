@@ -55,11 +55,11 @@ class State:
     """An open state. Use as `with State(path) as state`."""
 
     def __init__(self, path: Path, tables: Iterable[str] = ()) -> None:
-        self._path = path
+        self.path = path
         self._tables = (*_TABLES, *tables)
 
     def __enter__(self) -> Self:
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         # Findings tell an attacker what is weak: nobody else may read them.
         previous = os.umask(0o077)
         try:
@@ -74,7 +74,7 @@ class State:
         if row is None or row[0] != str(_VERSION):
             found = row[0] if row else "none"
             raise Precondition(
-                f"{self._path} has state of version {found}, expected {_VERSION}; move it away to start anew"
+                f"{self.path} has state of version {found}, expected {_VERSION}; move it away to start anew"
             )
         return self
 
@@ -83,10 +83,10 @@ class State:
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         try:
-            return duckdb.connect(str(self._path), config=_CONFIG | {"temp_directory": f"{self._path}.spill"})
+            return duckdb.connect(str(self.path), config=_CONFIG | {"temp_directory": f"{self.path}.spill"})
         except duckdb.IOException as refused:
             first = str(refused).splitlines()[0]
-            raise Precondition(f"{self._path} cannot be opened: {first}; end the other process") from None
+            raise Precondition(f"{self.path} cannot be opened: {first}; end the other process") from None
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -69,19 +69,23 @@ class Group:
         item = decoded.item
         if item.position.log:
             self._cursors[item.product, item.position.log] = item.position.offset
-        refused = decoded.refused or self._place(decoded)
+        stored = (
+            sql.select(self._connection, "batches", ("header_sha256",), _identity(item))
+            if item.signed
+            else []
+        )
+        if stored and stored[0][0] == item.header_sha256.hex():
+            # Whatever else can be said of it now, it is here already.
+            self._tally.duplicates += 1
+            return
+        refused = decoded.refused or self._place(decoded, taken=bool(stored))
         if refused is not None:
             self._quarantine(item, refused)
 
-    def _place(self, decoded: Decoded) -> BatchRefused | None:
-        """Stores a batch unless it is stored already; returns why it must not be."""
+    def _place(self, decoded: Decoded, *, taken: bool) -> BatchRefused | None:
+        """Stores a batch unless it was stored before; returns why it must not be."""
         item, table = decoded.item, decoded.table
-        header_sha256 = item.header_sha256.hex()
-        stored = sql.select(self._connection, "batches", ("header_sha256",), _identity(item))
-        if stored and stored[0][0] == header_sha256:
-            self._tally.duplicates += 1
-            return None
-        if stored:
+        if taken:
             detail = f"another batch of {item.header.source} is stored in its place"
             return BatchRefused(RefusalReason.REFUSAL_REASON_FORK, detail)
         if item.link is Link.SEEN and self._is_pruned(item):

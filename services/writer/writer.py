@@ -16,13 +16,12 @@ from telltale.consume.delivered import Delivered, Item
 from telltale.consume.subscription import Subscription
 from telltale.errors import BatchRefused, Unavailable
 from telltale.identity.workload import Workload
-from telltale.naming import SpiffeId
 from telltale.rpc.client import backoff
 
 _log = structlog.get_logger("telltale.writer")
 
-# Told of every refusal: the header as far as it was readable, what was wrong, and who claims to have sent it.
-Report = Callable[[Header, BatchRefused, SpiffeId], None]
+# Told of every refusal: the header as far as it could be read, and what is wrong.
+Report = Callable[[Header, BatchRefused], None]
 
 
 async def write_for_ever(
@@ -44,7 +43,9 @@ async def write_for_ever(
                     return
                 _count(group, tally)
                 for item, refused in tally.refused:
-                    report(item.header, refused, _sender(item, me.spiffe_id))
+                    # What it reports is a product too: a refusal of its own report would go round for ever.
+                    if item.header.source != str(me.spiffe_id):
+                        report(item.header, refused)
 
 
 async def prune_for_ever(store: Store, seconds: float) -> None:
@@ -110,11 +111,6 @@ async def _commit(store: Store, group: list[Item], stopping: asyncio.Event) -> T
             _log.error("cannot store; trying again", error=str(failed))
             await asyncio.sleep(backoff(attempt))
             attempt += 1
-
-
-def _sender(item: Delivered, unknown: SpiffeId) -> SpiffeId:
-    """The batch's source as its header says; this process itself when the header does not parse."""
-    return SpiffeId.parse(item.header.source) if item.header.source else unknown
 
 
 def _count(group: list[Item], tally: Tally) -> None:

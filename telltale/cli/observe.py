@@ -86,7 +86,7 @@ class Observer:
 
     def _view(self, entry: CatalogEntry, rows: Mapping[str, Stored], now: datetime) -> ProductView:
         name = entry.product.name
-        held = rows.get(name)
+        held, new = rows.get(name), self._new(name, rows)
         received = _moment(entry, "last_received_time")
         event = _moment(entry, "last_event_time")
         return ProductView(
@@ -94,8 +94,9 @@ class Observer:
             kind=Kind.Name(entry.product.kind).removeprefix("KIND_").lower(),
             state=CatalogState.Name(entry.state).removeprefix("CATALOG_STATE_"),
             state_since=_moment(entry, "state_since"),
-            received=entry.records,
-            stored=self._new(name, rows),
+            # A gateway that was restarted counts from nothing; what is stored has come in all the same.
+            received=max(entry.records, new or 0),
+            stored=new,
             rate=self._rates.of(name, entry.records, time.monotonic()),
             freshness=(now - event).total_seconds() if event else None,
             lag=_lag(received, held),

@@ -1,6 +1,7 @@
 """The commands that read data products through the gateway, any product there is or will be."""
 
 import sys
+from collections.abc import AsyncIterator
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -12,7 +13,7 @@ from telltale.api.mesh.v1.stream_pb2 import Start
 from telltale.cli import show
 from telltale.cli.home import Home
 from telltale.cli.operator import operator
-from telltale.consume.delivered import Delivered, Missing
+from telltale.consume.delivered import Delivered, Item, Missing
 from telltale.consume.subscription import Subscription
 from telltale.contract.image import Image
 from telltale.contract.product import Contract, classification_of
@@ -45,7 +46,7 @@ async def describe(home: Home, product: str, *, as_json: bool) -> None:
     async with operator(home) as mesh:
         entry = await mesh.entry(product)
         image, contract = await mesh.contract(product)
-    promise = {**catalog_row(entry), "description": contract.description, "service": contract.service}
+    promise = {**catalog_row(entry), "description": contract.description}
     fields = field_rows(image, contract)
     if as_json:
         show.document({**promise, "fields": fields})
@@ -91,17 +92,11 @@ async def tail(home: Home, product: str, *, limit: int | None, earliest: bool, a
     async with operator(home) as mesh:
         await mesh.entry(product)
         start = Start.START_EARLIEST if earliest else Start.START_LATEST
-        subscription = Subscription(mesh.me, mesh.mesh.gateway, (product,), start=start)
-        async for group in subscription:
-            for item in group:
-                if isinstance(item, Missing):
-                    reason = GapReason.Name(item.gap.reason).removeprefix("GAP_REASON_").lower()
-                    _note(f"a part of {product} can no longer be had ({reason}); going on after it")
-                    continue
-                if item.refused is not None:
-                    _note(f"a batch of {item.header.source} does not hold: {item.refused}")
-                    continue
-                for row in records(item):
+        # Somebody waits at the terminal: an error is told, not tried again for ever.
+        subscription = Subscription(mesh.me, mesh.mesh.gateway, (product,), start=start, patient=False)
+        async with subscription:
+            async for item in _one_by_one(subscription):
+                for row in _rows(item):
                     if as_json:
                         show.line(row)
                     else:
@@ -110,6 +105,25 @@ async def tail(home: Home, product: str, *, limit: int | None, earliest: bool, a
                     printed += 1
                     if printed == limit:
                         return
+
+
+async def _one_by_one(subscription: Subscription) -> AsyncIterator[Item]:
+    """The items of a subscription one by one, in the order of the product's log."""
+    async for group in subscription:
+        for item in group:
+            yield item
+
+
+def _rows(item: Item) -> list[show.Row]:
+    """The records of an item; what is missing or does not hold is said on the standard error."""
+    if isinstance(item, Missing):
+        reason = GapReason.Name(item.gap.reason).removeprefix("GAP_REASON_").lower()
+        _note(f"a part of {item.product} can no longer be had ({reason}); going on after it")
+        return []
+    if item.refused is not None:
+        _note(f"a batch of {item.header.source or item.product} does not hold: {item.refused}")
+        return []
+    return records(item)
 
 
 def records(delivered: Delivered) -> list[show.Row]:
@@ -130,6 +144,7 @@ def catalog_row(entry: CatalogEntry) -> show.Row:
     options = entry.product
     return {
         "product": options.name,
+        "service": entry.service,
         "kind": _word(Kind, options.kind),
         "owner": options.owner,
         "support": options.support,

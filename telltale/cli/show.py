@@ -86,7 +86,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) 
         made.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for cells in lines:
         made.add_row(*(Text(cell(value)) for value in cells))
-    console().print(made)
+    draw(made)
 
 
 def mapping(content: Mapping[str, Any]) -> None:
@@ -96,12 +96,15 @@ def mapping(content: Mapping[str, Any]) -> None:
     made.add_column(overflow="fold")
     for name, value in content.items():
         made.add_row(name, Text(cell(value)))
-    console().print(made)
+    draw(made)
 
 
-def console() -> Console:
-    """Standard output; a file or a pipe gets long lines instead of folded ones."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 4000)
+def draw(made: Table) -> None:
+    """Prints a table; a file or a pipe gets long lines instead of folded ones, and none ends in spaces."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 4000)
+    with console.capture() as captured:
+        console.print(made)
+    sys.stdout.write("".join(f"{text.rstrip()}\n" for text in captured.get().splitlines()))
 
 
 def cell(value: Any) -> str:

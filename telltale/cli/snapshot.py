@@ -19,7 +19,7 @@ class ProductView:
     kind: str
     state: str
     state_since: datetime | None
-    # Records that passed the gateway since it started.
+    # Records that came in, as far as the gateway and the database tell.
     received: int
     # Records that the database has taken in.
     stored: int | None

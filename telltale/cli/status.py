@@ -25,4 +25,4 @@ async def status(home: Home, *, as_json: bool) -> None:
         return
     show.mapping(facts)
     sys.stdout.write(f"\n{snapshot.problem or totals(snapshot)}\n\n")
-    show.console().print(product_table(snapshot, datetime.now(UTC)))
+    show.draw(product_table(snapshot, datetime.now(UTC)))

@@ -21,6 +21,7 @@ from telltale.rpc.client import status_error
 _RENEW_AFTER = 0.8
 # A server that does not answer within this time is not there.
 _ANSWER_SECONDS = 20.0
+_POSTPONE_SECONDS = 5.0
 # A token names at most this many domains.
 _MOST_AUDIENCES = 16
 
@@ -72,6 +73,9 @@ class Session:
         if not done:
             return None
         finished, self._read = self._read, None
+        if finished.cancelled():
+            # By the peer: whoever cancels this task interrupts the wait above.
+            raise Unavailable("the gateway cancelled the stream")
         try:
             frame = finished.result()
         except grpc.aio.AioRpcError as failed:
@@ -79,6 +83,10 @@ class Session:
         if frame is EOF or not isinstance(frame, SealedFrame):
             raise Unavailable("the gateway ended the stream")
         return frame
+
+    def postpone(self) -> None:
+        """Opening the next session failed; try again in a while."""
+        self._due = time.monotonic() + _POSTPONE_SECONDS
 
     async def schema(self, digest: bytes) -> bytes:
         """Asks the domains for a schema."""
@@ -89,6 +97,14 @@ class Session:
             )
         except grpc.aio.AioRpcError as failed:
             raise status_error(failed) from failed
+        except grpc.aio.UsageError:
+            raise Unavailable("the stream to the gateway was closed meanwhile") from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Only the call was cancelled, because its channel was closed for the next session.
+            raise Unavailable("the stream to the gateway was closed meanwhile") from None
         return answer.file_descriptor_set
 
     async def close(self) -> None:

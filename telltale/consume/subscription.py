@@ -137,7 +137,13 @@ class Subscription(AsyncIterator[list[Item]]):
 
     async def _reopen(self, old: Session) -> None:
         """Opens the next stream before the present one ends. What comes twice is dropped by its position."""
-        self._session = await self._open()
+        try:
+            self._session = await self._open()
+        except TelltaleError as failed:
+            # The present stream may outlive a short outage of the authority.
+            _log.warning("stream cannot be renewed yet", gateway=self._gateway, error=str(failed))
+            old.postpone()
+            return
         try:
             await self._session.started()
         finally:

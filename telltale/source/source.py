@@ -129,14 +129,14 @@ class Source:
         """Seals records and keeps them; they are pushed, in order, as soon as the domain can be reached.
 
         What does not fit into the spool is counted and declared with the product's next batch.
+        Publishing nothing is a sign of life: a batch without records.
         """
         contract = self._contract(product)
         async with self._locks[product]:
             for loss in losses:
                 await self._spool.lose(product, loss)
-            parts = list(_parts(contract, records, removed))
-            if parts or losses:
-                await self._append(contract, parts or [_EMPTY], None)
+            parts = list(_parts(contract, records, removed)) or [_EMPTY]
+            await self._append(contract, parts, None)
 
     async def snapshot(self, product: str, records: Sequence[Message]) -> None:
         """Publishes everything that an inventory has; it replaces this source's state as a whole."""

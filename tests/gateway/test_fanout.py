@@ -2,8 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from gateway import fanout, feed
 from gateway.fanout import Follower, Subscriber
 from gateway.feed import Feed
+from gateway.frames import FrameReader
 from gateway.ring import Ring
 from telltale.api.mesh.v1.batch_pb2 import Delivery, GapReason, Position, SealedFrame
 from telltale.api.mesh.v1.stream_pb2 import Start
@@ -75,9 +76,24 @@ class Reader:
         self._open()
 
 
+class Lagging:
+    """The same log, read over a connection that is sometimes slow: others may be ahead of it."""
+
+    def __init__(self, log: FakeLog, turns: int) -> None:
+        self._log = log
+        self._turns = turns
+
+    async def read(self, cursor: Sequence[Position], start: Start) -> AsyncGenerator[bytes, None]:
+        async with aclosing(self._log.read(cursor, start)) as frames:
+            async for frame in frames:
+                for _ in range(self._log.chance.randint(0, self._turns)):
+                    await asyncio.sleep(0)
+                yield frame
+
+
 @asynccontextmanager
-async def feeding(log: FakeLog, ring_bytes: int = 10_000) -> AsyncIterator[Feed]:
-    one = Feed(CONTRACT, log, log, Ring(ring_bytes))
+async def feeding(log: FakeLog, ring_bytes: int = 10_000, lag: int = 0) -> AsyncIterator[Feed]:
+    one = Feed(CONTRACT, Lagging(log, lag), log, Ring(ring_bytes))
     run = asyncio.create_task(one.run())
     try:
         yield one
@@ -126,7 +142,7 @@ async def _schedule(seed: int, marks_end: bool) -> None:
     log = FakeLog(random.Random(seed + 1), marks_end)
     log.append(chance.randint(0, 30))
     # A ring of a few batches: everybody falls out of it now and then.
-    async with feeding(log, ring_bytes=chance.choice((700, 3_000, 20_000))) as one:
+    async with feeding(log, chance.choice((700, 3_000, 20_000)), lag=chance.choice((0, 5, 50))) as one:
         readers = [Reader(one) for _ in range(3)]
         speeds = [chance.random() for _ in readers]
         for _ in range(chance.randint(20, 120)):
@@ -246,8 +262,6 @@ async def test_a_place_that_an_owner_sends_twice_is_told_once() -> None:
     ring = Ring(10_000)
     log = FakeLog(random.Random(7))
     log.append(3)
-    from gateway.frames import FrameReader
-
     reader = FrameReader(PRODUCT)
     data = SealedFrame(batches=[log._sealed(*batch) for batch in log.batches]).SerializeToString()
     assert len(ring.extend(reader.read(data))) == 3

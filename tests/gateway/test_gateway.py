@@ -32,7 +32,7 @@ from telltale.contract import Schema, contracts_in, own_image
 from telltale.contract.reflection import pull
 from telltale.identity.workload import Workload
 from tests.gateway.wire import FakeDomain, Gateway, domain_service, gateway_service
-from tests.support.mesh import Mesh
+from tests.support.mesh import Mesh, MeshIssuer
 
 DISK_USAGE = "servers.disk_usage"
 INVENTORY = "servers.inventory"
@@ -322,6 +322,24 @@ async def test_a_typed_call_goes_to_its_owner_byte_for_byte_and_on_behalf_of_the
     assert known.peer == gateway.mesh.spiffe_id("platform", "/gateway")
 
 
+async def test_a_renewed_certificate_is_shown_to_owners_and_cuts_no_stream(
+    gateway: Gateway, servers: FakeDomain, operator: Workload
+) -> None:
+    servers.permit(operator, *READ)
+    log = servers.logs[DISK_USAGE]
+    log.append()
+    await gateway.register(servers)
+    async with streaming(gateway, operator, DISK_USAGE) as read, gateway.channel(operator) as channel:
+        await read(1)
+        gateway.me._credentials = await MeshIssuer(gateway.mesh).renew(gateway.me.credentials)
+        call = channel.unary_unary("/telltale.api.servers.v1.Inventory/List")
+        assert await call(b"", metadata=await gateway.metadata(operator), timeout=10) == b"listed "
+        _, known = servers.calls[-1]
+        assert known.peer_certificate == gateway.me.credentials.certificates[0]
+        log.append(2)
+        assert await read(2) == log.appended[1:]
+
+
 @pytest.mark.parametrize(
     "method",
     [
@@ -488,7 +506,7 @@ async def test_who_reads_nothing_holds_up_nobody(
         streaming(gateway, operator, DISK_USAGE) as slow,
         streaming(gateway, operator, DISK_USAGE) as fast,
     ):
-        # Much more than a connection buffers: without limits of its own the slow stream would stop the fast one.
+        # Much more than a connection buffers: what the slow one leaves must not stop the fast one.
         for _ in range(20):
             log.append(50)
             await fast(50)

@@ -145,6 +145,7 @@ class Gateway:
     """A gateway on its port, and how others call it."""
 
     mesh: Mesh
+    me: Workload
     port: int
 
     @asynccontextmanager
@@ -183,4 +184,4 @@ async def gateway_service(mesh: Mesh, state: Path, **settings: Any) -> AsyncIter
         **settings,
     )
     async with serving_gateway(me, configured) as port:
-        yield Gateway(mesh, port)
+        yield Gateway(mesh, me, port)

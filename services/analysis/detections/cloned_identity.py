@@ -22,7 +22,7 @@ CLONED_IDENTITY = Detection(
     technique="T1649",
     quiet=timedelta(minutes=15),
     rule=Faults(
-        frozenset({Wrong.FORK}), "Two holders of one identity: {entity} tells two stories of {product}"
+        frozenset({Wrong.FORK}), "Two holders of one identity: {source} tells two stories of {product}"
     ),
     examples=(
         Example("a fork on the stream", told=[(0, []), (10, Wrong.FORK)], finds=[("OPEN", "web1", "")]),

@@ -24,14 +24,14 @@ FORGED_BATCH = Detection(
     quiet=timedelta(minutes=15),
     rule=Faults(
         frozenset({Wrong.SIGNATURE, Wrong.FOREIGN_SOURCE, Wrong.DISTRUSTED}),
-        "A batch of {product} in the name of {entity} does not hold ({wrong})",
+        "A batch of {product} in the name of {source} does not hold ({wrong})",
     ),
     examples=(
         Example("a bit was flipped", told=[(0, []), (10, Wrong.SIGNATURE)], finds=[("OPEN", "web1", "")]),
         Example(
             "one agent speaks in the name of another",
             told=[(0, [_REFUSED])],
-            finds=[("OPEN", "web2", "")],
+            finds=[("OPEN", "web1", "")],
             product=REFUSALS,
         ),
         Example("a clock that runs ahead forges nothing", told=[(0, Wrong.FUTURE)]),

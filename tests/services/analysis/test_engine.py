@@ -288,3 +288,16 @@ def test_invented_sources_are_bounded(tmp_path: Path, monkeypatch) -> None:  # t
         found = outbox(state)
         assert not state.streams()
     assert [record.entity for record in found] == ["invented0", "invented1", "invented2", DISK]
+
+
+def test_a_finding_about_a_source_that_is_gone_for_good_ends(tmp_path: Path) -> None:
+    teller = Teller()
+    week = 7 * 86_400
+    with opened_state(tmp_path / "state", (DISK_SPACE,)) as state:
+        engine = engine_of(state, (DISK_SPACE,))
+        for seconds in (0, 30, 60):
+            engine.take([teller.batch(seconds, [disk(0.95)])], at(seconds))
+        engine.take([teller.batch(week + 70, (), "mesh.processes", PLATFORM)], at(week + 70))
+        (ended,) = engine.tick(at(week + 70))
+        assert state.sql.execute("SELECT count(*) FROM stretches").fetchone() == (0,)
+    assert (ended.state, ended.revision, ended.occurrences) == (FindingState.STATE_ENDED, 2, 3)

@@ -97,6 +97,21 @@ async def test_a_batch_delivered_again_in_another_log_is_stored_once(
     assert rows(database, 'SELECT log, "offset" FROM cursors ORDER BY log') == [("a", 4), ("b", 4)]
 
 
+async def test_a_batch_of_an_earlier_epoch_that_comes_again_is_a_duplicate_and_no_finding(
+    store: Store, database: Path, mesh: Mesh
+) -> None:
+    old, new = chain_of(mesh, epoch=1_000), chain_of(mesh, epoch=2_000)
+    new.credentials = old.credentials
+    first, unknown = old.next([disk_usage("/old")]), old.next([disk_usage("/unknown")])
+    log = Log()
+    await store.commit([log.deliver(first), log.deliver(new.next([disk_usage("/new")]))])
+    stale = BatchRefused(RefusalReason.REFUSAL_REASON_STALE_EPOCH, "a later chain is known")
+    again = Log("b", log.chains)
+    tally = await store.commit([again.deliver(first, refused=stale), again.deliver(unknown, refused=stale)])
+    assert (tally.batches, tally.duplicates, len(tally.refused)) == (0, 1, 1)
+    assert rows(database, "SELECT sequence, reason FROM quarantine") == [(2, "STALE_EPOCH")]
+
+
 async def test_another_batch_in_the_same_place_is_a_fork_and_goes_to_quarantine(
     store: Store, database: Path, mesh: Mesh
 ) -> None:

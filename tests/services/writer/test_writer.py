@@ -11,7 +11,6 @@ from telltale.api.mesh.v1.batch_pb2 import Header, SealedBatch
 from telltale.api.mesh.v1.ingest_pb2 import RefusalReason
 from telltale.consume.delivered import Item
 from telltale.errors import BatchRefused
-from telltale.naming import SpiffeId
 from tests.support.batches import INVENTORY, Chain, disk_usage, host
 from tests.support.deliveries import Log
 from tests.support.gateways import Gateway, running_gateway
@@ -55,10 +54,10 @@ async def test_the_writer_stores_what_is_published_reports_refusals_and_goes_on_
     me = mesh.workload("platform", "/writer")
     chain = Chain(mesh.credentials("servers", "/agent/web1"))
     inventory = Chain(chain.credentials, INVENTORY)
-    reported: list[tuple[str, RefusalReason, SpiffeId]] = []
+    reported: list[tuple[str, str, RefusalReason]] = []
 
-    def report(header: Header, refused: BatchRefused, sender: SpiffeId) -> None:
-        reported.append((header.product, refused.reason, sender))
+    def report(header: Header, refused: BatchRefused) -> None:
+        reported.append((header.source, header.product, refused.reason))
 
     async with running_gateway(mesh, gateway) as address:
         settings = settings_of(tmp_path, database, address, commit_seconds=0.05)
@@ -78,8 +77,13 @@ async def test_the_writer_stores_what_is_published_reports_refusals_and_goes_on_
                     await gateway.add(chain.next([disk_usage("/after")]), credentials=chain.credentials)
                     await until(database, "servers_disk_usage", 2)
                 stopping.set()
-    assert [reason for _, reason, _ in reported] == [RefusalReason.REFUSAL_REASON_SIGNATURE]
-    assert str(reported[0][2]) == "spiffe://servers.telltale.test/agent/web1"
+    assert reported == [
+        (
+            "spiffe://servers.telltale.test/agent/web1",
+            "servers.disk_usage",
+            RefusalReason.REFUSAL_REASON_SIGNATURE,
+        )
+    ]
     assert {(p.product, p.offset) for p in gateway.requests[-1].cursor.positions} == {
         ("servers.disk_usage", 2),
         ("servers.inventory", 3),
