@@ -75,7 +75,6 @@ def proto_text(product: str, kind: str, root: Path) -> str:
         record=_fill(start.record, product),
         methods=_fill(templates.INVENTORY_METHODS, product) if inventory else "",
         removed=_fill(templates.INVENTORY_REMOVED, product) if inventory else "",
-        sync=_fill(templates.INVENTORY_SYNC, product) if inventory else "",
         listing=_fill(templates.INVENTORY_LISTING, product) if inventory else "",
     )
 

@@ -52,7 +52,8 @@ $removed  }
   repeated Batch batches = 1;
   repeated bytes certificates = 2;
   telltale.api.mesh.v1.Gap gap = 3;
-$sync}
+  telltale.api.mesh.v1.Sync sync = 4;
+}
 $listing""")
 
 INVENTORY_METHODS = Template("""\
@@ -66,8 +67,6 @@ INVENTORY_REMOVED = Template("""\
     // Keys of records that are no more; other fields are empty.
     repeated ${title}Record removed = 2;
 """)
-
-INVENTORY_SYNC = Template("  telltale.api.mesh.v1.Sync sync = 4;\n")
 
 INVENTORY_LISTING = Template("""\
 

@@ -58,19 +58,26 @@ async def prepare(planned: Plan) -> None:
         await asyncio.to_thread(private_directory, program.directory)
     gate = asyncio.Semaphore(_MINTS_AT_ONCE)
 
-    async def enable(process: Process) -> None:
-        valid = await asyncio.to_thread(
-            has_valid_credentials, home.state(process.name), process.spiffe_id(planned.mesh)
-        )
-        if valid:
-            return
-        async with gate:
-            token = await mint(home, process.domain, process.path, process.dns(planned.mesh))
-        await asyncio.to_thread(write_secret, join_token(home, process), token.encode())
+    async def enable(domain: str) -> None:
+        # One after the other: the processes of a domain share one ledger of join tokens.
+        for process in planned.processes:
+            if process.domain == domain:
+                async with gate:
+                    await _give_join_token(planned, process)
 
     async with asyncio.TaskGroup() as group:
-        for process in planned.processes:
-            group.create_task(enable(process))
+        for domain in planned.domains:
+            group.create_task(enable(domain))
+
+
+async def _give_join_token(planned: Plan, process: Process) -> None:
+    """Nothing when the process has a valid identity already."""
+    home = planned.home
+    wanted = process.spiffe_id(planned.mesh)
+    if await asyncio.to_thread(has_valid_credentials, home.state(process.name), wanted):
+        return
+    token = await mint(home, process.domain, process.path, process.dns(planned.mesh))
+    await asyncio.to_thread(write_secret, join_token(home, process), token.encode())
 
 
 async def _watch(

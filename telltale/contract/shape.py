@@ -47,11 +47,12 @@ def _frame(payload: Shape) -> Shape:
         1: Member("batches", batch, repeated=True),
         2: Member("certificates", "bytes", repeated=True),
         3: Member("gap", MESH + "Gap"),
+        4: Member("sync", MESH + "Sync"),
     }
 
 
 FRAME = _frame(_RECORDS)
-INVENTORY_FRAME: Shape = {**_frame(_CHANGES), 4: Member("sync", MESH + "Sync")}
+INVENTORY_FRAME = _frame(_CHANGES)
 LISTING: Shape = {
     1: Member(
         "entries",

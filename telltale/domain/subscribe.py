@@ -30,7 +30,7 @@ class Subscriptions:
         frames = _Frames(self._log)
         if gap is not None:
             yield field(_GAP, gap.SerializeToString())
-        async for frame in self._tail(contract.name, offset, frames):
+        async for frame in self._tail(contract.name, offset, frames, synced=False):
             yield frame
 
     async def watch(self, contract: Contract, request: WatchRequest) -> AsyncIterator[bytes]:
@@ -43,13 +43,18 @@ class Subscriptions:
         while entries := await self._log.state_after(product, offset, through, _FRAME_BYTES):
             offset = entries[-1].offset
             yield await frames.of(entries)
-        sync = Sync(position=Position(product=product, log=self._log.id, offset=through))
-        yield field(_SYNC, sync.SerializeToString())
-        async for frame in self._tail(product, through, frames):
+        yield self._sync(product, through)
+        async for frame in self._tail(product, through, frames, synced=True):
             yield frame
 
-    async def _tail(self, product: str, offset: int, frames: "_Frames") -> AsyncIterator[bytes]:
+    async def _tail(
+        self, product: str, offset: int, frames: "_Frames", *, synced: bool
+    ) -> AsyncIterator[bytes]:
+        through = (await self._log.extent(product)).latest
         while True:
+            if not synced and offset >= through:
+                synced = True
+                yield self._sync(product, offset)
             # Taken before looking: what arrives while looking wakes us too.
             arrival = self._log.arrival(product)
             entries = await self._log.after(product, offset, _FRAME_BYTES)
@@ -82,6 +87,11 @@ class Subscriptions:
                 GapReason.GAP_REASON_LOG_REPLACED, product, lost.log, lost.offset, extent.earliest
             )
         return (extent.latest if request.start == Start.START_LATEST else 0), None
+
+    def _sync(self, product: str, offset: int) -> bytes:
+        """The frame that says: what was there is sent, what follows is live."""
+        sync = Sync(position=Position(product=product, log=self._log.id, offset=offset))
+        return field(_SYNC, sync.SerializeToString())
 
     def _gap(self, reason: GapReason, product: str, log: str, after: int, resumed: int) -> Gap:
         position = Position(product=product, log=self._log.id, offset=resumed)

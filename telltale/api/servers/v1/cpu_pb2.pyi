@@ -45,7 +45,7 @@ class CpuRecord(_message.Message):
     def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cpu: _Optional[str] = ..., busy_ratio: _Optional[float] = ..., user_seconds: _Optional[float] = ..., nice_seconds: _Optional[float] = ..., system_seconds: _Optional[float] = ..., idle_seconds: _Optional[float] = ..., iowait_seconds: _Optional[float] = ..., irq_seconds: _Optional[float] = ..., softirq_seconds: _Optional[float] = ..., steal_seconds: _Optional[float] = ..., load_1m: _Optional[float] = ..., load_5m: _Optional[float] = ..., load_15m: _Optional[float] = ...) -> None: ...
 
 class CpuFrame(_message.Message):
-    __slots__ = ("batches", "certificates", "gap")
+    __slots__ = ("batches", "certificates", "gap", "sync")
     class Records(_message.Message):
         __slots__ = ("records",)
         RECORDS_FIELD_NUMBER: _ClassVar[int]
@@ -65,7 +65,9 @@ class CpuFrame(_message.Message):
     BATCHES_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
     GAP_FIELD_NUMBER: _ClassVar[int]
+    SYNC_FIELD_NUMBER: _ClassVar[int]
     batches: _containers.RepeatedCompositeFieldContainer[CpuFrame.Batch]
     certificates: _containers.RepeatedScalarFieldContainer[bytes]
     gap: _batch_pb2.Gap
-    def __init__(self, batches: _Optional[_Iterable[_Union[CpuFrame.Batch, _Mapping]]] = ..., certificates: _Optional[_Iterable[bytes]] = ..., gap: _Optional[_Union[_batch_pb2.Gap, _Mapping]] = ...) -> None: ...
+    sync: _batch_pb2.Sync
+    def __init__(self, batches: _Optional[_Iterable[_Union[CpuFrame.Batch, _Mapping]]] = ..., certificates: _Optional[_Iterable[bytes]] = ..., gap: _Optional[_Union[_batch_pb2.Gap, _Mapping]] = ..., sync: _Optional[_Union[_batch_pb2.Sync, _Mapping]] = ...) -> None: ...

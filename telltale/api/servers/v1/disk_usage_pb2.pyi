@@ -37,7 +37,7 @@ class DiskUsageRecord(_message.Message):
     def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., mountpoint: _Optional[str] = ..., device: _Optional[str] = ..., filesystem_type: _Optional[str] = ..., total_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., available_bytes: _Optional[int] = ..., used_ratio: _Optional[float] = ..., total_inodes: _Optional[int] = ..., used_inodes: _Optional[int] = ...) -> None: ...
 
 class DiskUsageFrame(_message.Message):
-    __slots__ = ("batches", "certificates", "gap")
+    __slots__ = ("batches", "certificates", "gap", "sync")
     class Records(_message.Message):
         __slots__ = ("records",)
         RECORDS_FIELD_NUMBER: _ClassVar[int]
@@ -57,7 +57,9 @@ class DiskUsageFrame(_message.Message):
     BATCHES_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
     GAP_FIELD_NUMBER: _ClassVar[int]
+    SYNC_FIELD_NUMBER: _ClassVar[int]
     batches: _containers.RepeatedCompositeFieldContainer[DiskUsageFrame.Batch]
     certificates: _containers.RepeatedScalarFieldContainer[bytes]
     gap: _batch_pb2.Gap
-    def __init__(self, batches: _Optional[_Iterable[_Union[DiskUsageFrame.Batch, _Mapping]]] = ..., certificates: _Optional[_Iterable[bytes]] = ..., gap: _Optional[_Union[_batch_pb2.Gap, _Mapping]] = ...) -> None: ...
+    sync: _batch_pb2.Sync
+    def __init__(self, batches: _Optional[_Iterable[_Union[DiskUsageFrame.Batch, _Mapping]]] = ..., certificates: _Optional[_Iterable[bytes]] = ..., gap: _Optional[_Union[_batch_pb2.Gap, _Mapping]] = ..., sync: _Optional[_Union[_batch_pb2.Sync, _Mapping]] = ...) -> None: ...

@@ -47,7 +47,7 @@ class LoginsRecord(_message.Message):
     def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., event: _Optional[_Union[LoginEvent, str]] = ..., account: _Optional[str] = ..., terminal: _Optional[str] = ..., process_id: _Optional[int] = ..., remote_host: _Optional[str] = ..., remote_address: _Optional[str] = ...) -> None: ...
 
 class LoginsFrame(_message.Message):
-    __slots__ = ("batches", "certificates", "gap")
+    __slots__ = ("batches", "certificates", "gap", "sync")
     class Records(_message.Message):
         __slots__ = ("records",)
         RECORDS_FIELD_NUMBER: _ClassVar[int]
@@ -67,7 +67,9 @@ class LoginsFrame(_message.Message):
     BATCHES_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
     GAP_FIELD_NUMBER: _ClassVar[int]
+    SYNC_FIELD_NUMBER: _ClassVar[int]
     batches: _containers.RepeatedCompositeFieldContainer[LoginsFrame.Batch]
     certificates: _containers.RepeatedScalarFieldContainer[bytes]
     gap: _batch_pb2.Gap
-    def __init__(self, batches: _Optional[_Iterable[_Union[LoginsFrame.Batch, _Mapping]]] = ..., certificates: _Optional[_Iterable[bytes]] = ..., gap: _Optional[_Union[_batch_pb2.Gap, _Mapping]] = ...) -> None: ...
+    sync: _batch_pb2.Sync
+    def __init__(self, batches: _Optional[_Iterable[_Union[LoginsFrame.Batch, _Mapping]]] = ..., certificates: _Optional[_Iterable[bytes]] = ..., gap: _Optional[_Union[_batch_pb2.Gap, _Mapping]] = ..., sync: _Optional[_Union[_batch_pb2.Sync, _Mapping]] = ...) -> None: ...

@@ -51,7 +51,7 @@ class MemoryRecord(_message.Message):
     def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., total_bytes: _Optional[int] = ..., available_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., used_ratio: _Optional[float] = ..., free_bytes: _Optional[int] = ..., buffers_bytes: _Optional[int] = ..., cached_bytes: _Optional[int] = ..., shared_bytes: _Optional[int] = ..., dirty_bytes: _Optional[int] = ..., committed_bytes: _Optional[int] = ..., swap_total_bytes: _Optional[int] = ..., swap_used_bytes: _Optional[int] = ..., swapped_in_pages: _Optional[int] = ..., swapped_out_pages: _Optional[int] = ..., major_faults: _Optional[int] = ..., out_of_memory_kills: _Optional[int] = ...) -> None: ...
 
 class MemoryFrame(_message.Message):
-    __slots__ = ("batches", "certificates", "gap")
+    __slots__ = ("batches", "certificates", "gap", "sync")
     class Records(_message.Message):
         __slots__ = ("records",)
         RECORDS_FIELD_NUMBER: _ClassVar[int]
@@ -71,7 +71,9 @@ class MemoryFrame(_message.Message):
     BATCHES_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
     GAP_FIELD_NUMBER: _ClassVar[int]
+    SYNC_FIELD_NUMBER: _ClassVar[int]
     batches: _containers.RepeatedCompositeFieldContainer[MemoryFrame.Batch]
     certificates: _containers.RepeatedScalarFieldContainer[bytes]
     gap: _batch_pb2.Gap
-    def __init__(self, batches: _Optional[_Iterable[_Union[MemoryFrame.Batch, _Mapping]]] = ..., certificates: _Optional[_Iterable[bytes]] = ..., gap: _Optional[_Union[_batch_pb2.Gap, _Mapping]] = ...) -> None: ...
+    sync: _batch_pb2.Sync
+    def __init__(self, batches: _Optional[_Iterable[_Union[MemoryFrame.Batch, _Mapping]]] = ..., certificates: _Optional[_Iterable[bytes]] = ..., gap: _Optional[_Union[_batch_pb2.Gap, _Mapping]] = ..., sync: _Optional[_Union[_batch_pb2.Sync, _Mapping]] = ...) -> None: ...

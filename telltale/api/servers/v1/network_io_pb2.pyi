@@ -43,7 +43,7 @@ class NetworkIoRecord(_message.Message):
     def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., interface: _Optional[str] = ..., received_bytes: _Optional[int] = ..., received_packets: _Optional[int] = ..., received_errors: _Optional[int] = ..., received_dropped: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., sent_packets: _Optional[int] = ..., sent_errors: _Optional[int] = ..., sent_dropped: _Optional[int] = ..., collisions: _Optional[int] = ..., operational_state: _Optional[str] = ..., speed_bits_per_second: _Optional[int] = ...) -> None: ...
 
 class NetworkIoFrame(_message.Message):
-    __slots__ = ("batches", "certificates", "gap")
+    __slots__ = ("batches", "certificates", "gap", "sync")
     class Records(_message.Message):
         __slots__ = ("records",)
         RECORDS_FIELD_NUMBER: _ClassVar[int]
@@ -63,7 +63,9 @@ class NetworkIoFrame(_message.Message):
     BATCHES_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
     GAP_FIELD_NUMBER: _ClassVar[int]
+    SYNC_FIELD_NUMBER: _ClassVar[int]
     batches: _containers.RepeatedCompositeFieldContainer[NetworkIoFrame.Batch]
     certificates: _containers.RepeatedScalarFieldContainer[bytes]
     gap: _batch_pb2.Gap
-    def __init__(self, batches: _Optional[_Iterable[_Union[NetworkIoFrame.Batch, _Mapping]]] = ..., certificates: _Optional[_Iterable[bytes]] = ..., gap: _Optional[_Union[_batch_pb2.Gap, _Mapping]] = ...) -> None: ...
+    sync: _batch_pb2.Sync
+    def __init__(self, batches: _Optional[_Iterable[_Union[NetworkIoFrame.Batch, _Mapping]]] = ..., certificates: _Optional[_Iterable[bytes]] = ..., gap: _Optional[_Union[_batch_pb2.Gap, _Mapping]] = ..., sync: _Optional[_Union[_batch_pb2.Sync, _Mapping]] = ...) -> None: ...

@@ -53,7 +53,7 @@ class ProcessStartsRecord(_message.Message):
     def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., process_id: _Optional[int] = ..., parent_process_id: _Optional[int] = ..., executable: _Optional[str] = ..., process: _Optional[str] = ..., arguments: _Optional[_Iterable[str]] = ..., arguments_cut: _Optional[bool] = ..., account: _Optional[str] = ..., account_id: _Optional[int] = ..., effective_account_id: _Optional[int] = ..., login_account_id: _Optional[int] = ..., working_directory: _Optional[str] = ..., session_id: _Optional[int] = ..., terminal: _Optional[str] = ..., control_group: _Optional[str] = ..., container_id: _Optional[str] = ..., start_ticks: _Optional[int] = ..., details_missing: _Optional[bool] = ...) -> None: ...
 
 class ProcessStartsFrame(_message.Message):
-    __slots__ = ("batches", "certificates", "gap")
+    __slots__ = ("batches", "certificates", "gap", "sync")
     class Records(_message.Message):
         __slots__ = ("records",)
         RECORDS_FIELD_NUMBER: _ClassVar[int]
@@ -73,7 +73,9 @@ class ProcessStartsFrame(_message.Message):
     BATCHES_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
     GAP_FIELD_NUMBER: _ClassVar[int]
+    SYNC_FIELD_NUMBER: _ClassVar[int]
     batches: _containers.RepeatedCompositeFieldContainer[ProcessStartsFrame.Batch]
     certificates: _containers.RepeatedScalarFieldContainer[bytes]
     gap: _batch_pb2.Gap
-    def __init__(self, batches: _Optional[_Iterable[_Union[ProcessStartsFrame.Batch, _Mapping]]] = ..., certificates: _Optional[_Iterable[bytes]] = ..., gap: _Optional[_Union[_batch_pb2.Gap, _Mapping]] = ...) -> None: ...
+    sync: _batch_pb2.Sync
+    def __init__(self, batches: _Optional[_Iterable[_Union[ProcessStartsFrame.Batch, _Mapping]]] = ..., certificates: _Optional[_Iterable[bytes]] = ..., gap: _Optional[_Union[_batch_pb2.Gap, _Mapping]] = ..., sync: _Optional[_Union[_batch_pb2.Sync, _Mapping]] = ...) -> None: ...
