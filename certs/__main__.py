@@ -3,11 +3,12 @@
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from certs.home import Home
 from certs.issuing import IssuingAuthority
-from certs.ledger import Ledger
+from certs.ledger import Ledger, NewJoinToken
 from certs.profiles import Profile
 from certs.serve import AuthoritySettings, serve
 from telltale.errors import InvalidInput, TelltaleError
@@ -25,6 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
                 _init(options)
             case "join-token":
                 _join_token(options)
+            case "join-tokens":
+                _join_tokens(options)
             case "serve":
                 settings = AuthoritySettings.read()
                 run(lambda stopping: serve(settings, stopping))
@@ -54,6 +57,12 @@ def _parser() -> argparse.ArgumentParser:
     join.add_argument("--dns", action="append", default=[], help="server name that it proves; servers only")
     join.add_argument("--json", action="store_true", help="print all of it as JSON")
 
+    several = commands.add_parser(
+        "join-tokens",
+        help="read `domain path [server name ...]` line by line; print a join token for each",
+    )
+    several.add_argument("--home", type=Path, required=True, help="the directory of `init`")
+
     commands.add_parser(
         "serve",
         help="serve the authorities",
@@ -75,16 +84,10 @@ def _init(options: argparse.Namespace) -> None:
 
 def _join_token(options: argparse.Namespace) -> None:
     home = Home(options.home)
-    authority = IssuingAuthority.load(home.authority(options.domain))
-    spiffe_id = SpiffeId.parse(f"spiffe://{authority.trust_domain}{options.path}")
-    if spiffe_id == authority.spiffe_id:
-        raise InvalidInput(f"{spiffe_id} is the authority itself; choose another path")
-    profile = Profile(spiffe_id, tuple(options.dns))
-    authority.check(profile)
-    granted = Ledger(home.authority(options.domain)).grant(profile)
+    profile, granted = _grant(home, options.domain, options.path, options.dns)
     facts = {
         "token": str(granted.token),
-        "spiffe_id": str(spiffe_id),
+        "spiffe_id": str(profile.spiffe_id),
         "dns_names": list(profile.dns_names),
         "root_sha256": home.root_sha256(),
         "expire_time": granted.expires.isoformat(),
@@ -94,10 +97,29 @@ def _join_token(options: argparse.Namespace) -> None:
         return
     # The token alone on the standard output, so that it can go into a file as it is.
     print(granted.token)
-    print(
-        f"for {spiffe_id}, once, until {granted.expires:%H:%M:%S} UTC; root SHA-256 {facts['root_sha256']}",
-        file=sys.stderr,
-    )
+    until = f"{granted.expires:%H:%M:%S} UTC"
+    root = facts["root_sha256"]
+    print(f"for {profile.spiffe_id}, once, until {until}; root SHA-256 {root}", file=sys.stderr)
+
+
+def _join_tokens(options: argparse.Namespace) -> None:
+    home = Home(options.home)
+    for line in sys.stdin:
+        match line.split():
+            case [domain, path, *dns]:
+                print(_grant(home, domain, path, dns)[1].token)
+            case _:
+                raise InvalidInput(f"{line.strip()!r} is not of the form `domain path [server name ...]`")
+
+
+def _grant(home: Home, domain: str, path: str, dns: Sequence[str]) -> tuple[Profile, NewJoinToken]:
+    authority = IssuingAuthority.load(home.authority(domain))
+    spiffe_id = SpiffeId.parse(f"spiffe://{authority.trust_domain}{path}")
+    if spiffe_id == authority.spiffe_id:
+        raise InvalidInput(f"{spiffe_id} is the authority itself; choose another path")
+    profile = Profile(spiffe_id, tuple(dns))
+    authority.check(profile)
+    return profile, Ledger(home.authority(domain)).grant(profile)
 
 
 if __name__ == "__main__":

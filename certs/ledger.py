@@ -50,7 +50,6 @@ class Ledger:
         if not self._path.exists():
             self._path.touch(mode=0o600)
         with self._connection() as connection:
-            connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(_SCHEMA)
 
     def grant(self, profile: Profile, life: timedelta = JOIN_TOKEN_LIFE) -> NewJoinToken:

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -28,7 +28,7 @@ async def enrolled(home: Home, mesh: Mesh, name: str) -> AsyncIterator[Workload]
     await asyncio.to_thread(private_directory, directory.parent)
     await asyncio.to_thread(private_directory, directory)
     if not await asyncio.to_thread(has_valid_credentials, directory, wanted):
-        token = await mint(home, OPERATORS, path)
+        (token,) = await mint(home, [(OPERATORS, path)])
         await asyncio.to_thread(write_secret, token_file, token.encode())
     settings = IdentitySettings(
         mesh=mesh.name,
@@ -69,14 +69,16 @@ def has_valid_credentials(directory: Path, wanted: SpiffeId) -> bool:
     return True
 
 
-async def mint(home: Home, domain: str, path: str, dns: tuple[str, ...] = ()) -> str:
-    """A join token for one identity, by the authority's own program: the kit holds no authority's code."""
-    names = [argument for name in dns for argument in ("--dns", name)]
-    place = ("--home", str(home.path), "--domain", domain, "--path", path)
-    return (await certs("join-token", *place, *names)).strip()
+async def mint(home: Home, wanted: Sequence[tuple[str, ...]]) -> list[str]:
+    """A join token for each identity (domain, path, server names), in their order.
+
+    By the authority's own program: the kit holds no authority's code.
+    """
+    lines = "".join(" ".join(identity) + "\n" for identity in wanted)
+    return (await certs("join-tokens", "--home", str(home.path), typed=lines)).split()
 
 
-async def certs(*arguments: str) -> str:
+async def certs(*arguments: str, typed: str = "") -> str:
     """Runs `python -m certs` and returns what it printed; its last line is the reason when it fails."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -84,12 +86,12 @@ async def certs(*arguments: str) -> str:
         "-m",
         "certs",
         *arguments,
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        out, err = await process.communicate()
+        out, err = await process.communicate(typed.encode())
     finally:
         if process.returncode is None:
             process.kill()

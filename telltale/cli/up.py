@@ -14,15 +14,13 @@ from telltale.cli.dashboard import summary
 from telltale.cli.enrolment import certs, has_valid_credentials, mint
 from telltale.cli.home import Home, private_directory
 from telltale.cli.observe import Observer, observing
-from telltale.cli.processes import Plan, Process, join_token, plan
+from telltale.cli.processes import Plan, join_token, plan
 from telltale.cli.screen import Screen, screen
 from telltale.cli.supervisor import Supervisor, supervising
 from telltale.identity.keys import write_secret
 from telltale.settings import IdentitySettings
 
 _LOOK_EVERY = 1.0
-# Each join token is minted by a process of its own; more at once would only wait for the processor.
-_MINTS_AT_ONCE = 2
 
 
 async def up(home: Home, *, port: int, seconds: float | None, as_json: bool) -> None:
@@ -56,28 +54,16 @@ async def prepare(planned: Plan) -> None:
     await certs("init", *arguments)
     for program in planned.programs():
         await asyncio.to_thread(private_directory, program.directory)
-    gate = asyncio.Semaphore(_MINTS_AT_ONCE)
-
-    async def enable(domain: str) -> None:
-        # One after the other: the processes of a domain share one ledger of join tokens.
-        for process in planned.processes:
-            if process.domain == domain:
-                async with gate:
-                    await _give_join_token(planned, process)
-
-    async with asyncio.TaskGroup() as group:
-        for domain in planned.domains:
-            group.create_task(enable(domain))
-
-
-async def _give_join_token(planned: Plan, process: Process) -> None:
-    """Nothing when the process has a valid identity already."""
-    home = planned.home
-    wanted = process.spiffe_id(planned.mesh)
-    if await asyncio.to_thread(has_valid_credentials, home.state(process.name), wanted):
-        return
-    token = await mint(home, process.domain, process.path, process.dns(planned.mesh))
-    await asyncio.to_thread(write_secret, join_token(home, process), token.encode())
+    newcomers = [
+        process
+        for process in planned.processes
+        if not await asyncio.to_thread(
+            has_valid_credentials, home.state(process.name), process.spiffe_id(planned.mesh)
+        )
+    ]
+    wanted = [(process.domain, process.path, *process.dns(planned.mesh)) for process in newcomers]
+    for process, token in zip(newcomers, await mint(home, wanted) if wanted else [], strict=True):
+        await asyncio.to_thread(write_secret, join_token(home, process), token.encode())
 
 
 async def _watch(

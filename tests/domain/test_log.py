@@ -1,6 +1,6 @@
 """The product log keeps what it acked, in order, once; and an inventory's state is what its source said."""
 
-import time
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -113,7 +113,7 @@ async def test_a_chain_is_remembered_though_retention_passed(log: ProductLog) ->
     one = chain.next()
     await log.append([one])
     extent = await log.extent("servers.disk_usage")
-    time.sleep(0.002)  # the clock must have moved past the batch
+    await asyncio.sleep(0.002)  # the clock must have moved past the batch
     assert await log.prune({"servers.disk_usage": timedelta(0)}) == 1
     assert await log.append([one]) == [None]
     assert await log.after("servers.disk_usage", 0, 1 << 20) == []
@@ -156,7 +156,7 @@ async def test_retention_keeps_what_the_state_needs(log: ProductLog) -> None:
     for name in ("s", "t"):
         await log.append([chain.next(Change({b"a": b"1"}), Snapshot(id=name, end=True))])
     await log.append([chain.next(Change({b"b": b"1"}))])
-    time.sleep(0.002)  # the clock must have moved past the batches
+    await asyncio.sleep(0.002)  # the clock must have moved past the batches
     await log.prune({PRODUCT: timedelta(0)})
     left = await log.state_after(PRODUCT, 0, 1 << 40, 1 << 20)
     headers = [Header.FromString(SealedBatch.FromString(entry.batch).header) for entry in left]

@@ -258,7 +258,9 @@ async def test_access_answers_the_gateway_only(servers: Running, mesh: Mesh) -> 
     agent = mesh.workload("servers", "/agent/web1")
     operator = mesh.workload("operators", "/ann")
     token = await operator.token(mesh.trust_domain("servers"))
-    queries = [AccessQuery(action=action, product=DISK_USAGE) for action in (Action.ACTION_LIST, Action.ACTION_PUSH)]
+    queries = [
+        AccessQuery(action=action, product=DISK_USAGE) for action in (Action.ACTION_LIST, Action.ACTION_PUSH)
+    ]
     async with servers.channel(gateway) as channel:
         answer = await AccessStub(channel).Check(
             CheckRequest(token=token, queries=queries), metadata=await servers.metadata(gateway)

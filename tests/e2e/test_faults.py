@@ -11,7 +11,15 @@ from tests.support.running_mesh import RunningMesh, eventually, up
 
 pytestmark = [pytest.mark.xdist_group("faults"), pytest.mark.timeout(240)]
 
-MEMBERS = ("certs", "services.platform", "gateway", "services.servers", "services.writer", "services.analysis", "agent")
+MEMBERS = (
+    "certs",
+    "services.platform",
+    "gateway",
+    "services.servers",
+    "services.writer",
+    "services.analysis",
+    "agent",
+)
 
 
 def stored(mesh: RunningMesh) -> int:

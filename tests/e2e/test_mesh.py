@@ -41,7 +41,11 @@ def grpcurl(mesh: RunningMesh, *arguments: str, token: bool = True, operator: st
         else:
             rest.append(argument)
     done = subprocess.run(
-        [*command, *options, f"localhost:{port}", *rest], capture_output=True, text=True, timeout=60, check=False
+        [*command, *options, f"localhost:{port}", *rest],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     return done.stdout + done.stderr
 

@@ -46,7 +46,8 @@ def test_a_hole_that_claims_the_future_declares_nothing() -> None:
 
 
 RANGES = st.lists(
-    st.tuples(st.integers(1, 60), st.integers(0, 9)).map(lambda pair: (pair[0], pair[0] + pair[1])), max_size=6
+    st.tuples(st.integers(1, 60), st.integers(0, 9)).map(lambda pair: (pair[0], pair[0] + pair[1])),
+    max_size=6,
 )
 
 

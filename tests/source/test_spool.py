@@ -1,5 +1,6 @@
 """What the spool took survives anything; what it could not take is declared."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -64,7 +65,9 @@ async def test_a_full_spool_sheds_the_oldest_samples_and_declares_the_hole(tmp_p
     declared = {hole.first_sequence: hole for header in left for hole in header.holes}
     assert left[0].sequence > 1
     assert all(hole.reason == HoleReason.HOLE_REASON_SHED for hole in declared.values())
-    assert all(hole.records == 3 * (hole.last_sequence - hole.first_sequence + 1) for hole in declared.values())
+    assert all(
+        hole.records == 3 * (hole.last_sequence - hole.first_sequence + 1) for hole in declared.values()
+    )
     covered = {n for hole in declared.values() for n in range(hole.first_sequence, hole.last_sequence + 1)}
     # The newest hole waits for the next batch; everything before it is declared.
     assert set(range(1, left[0].sequence)) - covered <= {left[0].sequence - 1}
@@ -133,8 +136,8 @@ asyncio.run(main())
 """
 
 
-async def test_an_appended_batch_survives_kill_nine(tmp_path: Path) -> None:
-    path = tmp_path / "spool.db"
+def kill_in_the_middle(path: Path) -> int:
+    """Kills a process that appends to a spool; returns how many appends it had been told of."""
     root = str(Path(__file__).parents[2])
     script = CRASHER.format(root=root, path=str(path))
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as child:
@@ -142,7 +145,12 @@ async def test_an_appended_batch_survives_kill_nine(tmp_path: Path) -> None:
         for _ in range(40):
             child.stdout.readline()
         os.kill(child.pid, signal.SIGKILL)
-        kept = 40 + sum(1 for line in child.stdout if line == "kept\n")
+        return 40 + sum(1 for line in child.stdout if line == "kept\n")
+
+
+async def test_an_appended_batch_survives_kill_nine(tmp_path: Path) -> None:
+    path = tmp_path / "spool.db"
+    kept = await asyncio.to_thread(kill_in_the_middle, path)
     async with Spool(path, 1 << 30) as spool:
         left = await headers(spool)
     assert len(left) >= kept

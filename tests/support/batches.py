@@ -54,7 +54,7 @@ class Chain:
         sealed_at: datetime | None = None,
         **overrides: Any,
     ) -> SealedBatch:
-        """The next batch of the chain. `overrides` set header fields to whatever a test wants to see refused."""
+        """The next batch of the chain. `overrides` set header fields that a test wants to see refused."""
         self.sequence += 1
         header = Header(
             product=self.product,

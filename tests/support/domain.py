@@ -55,7 +55,9 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(mesh: Mesh, directory: Path, name: str = "servers", port: int = 0) -> AsyncIterator[Running]:
+async def running(
+    mesh: Mesh, directory: Path, name: str = "servers", port: int = 0
+) -> AsyncIterator[Running]:
     """Serves a domain with its own policy. Nothing listens where its gateway and platform should be."""
     port = port or free_port()
     nobody = f"127.0.0.1:{free_port()}"

@@ -91,7 +91,9 @@ def environment(root: Path = ROOT) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def up(home: Path, *arguments: str, root: Path = ROOT, settings: dict[str, str] | None = None) -> Iterator[RunningMesh]:
+def up(
+    home: Path, *arguments: str, root: Path = ROOT, settings: dict[str, str] | None = None
+) -> Iterator[RunningMesh]:
     """Runs `telltale up` while the body runs, then ends it as Ctrl-C does and checks that nothing is left."""
     command = [str(BIN / "telltale"), "--home", str(home), "up", "--port", str(free_port()), *arguments]
     with (home.parent / f"{home.name}.out").open("w+") as output:

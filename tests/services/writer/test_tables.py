@@ -47,7 +47,8 @@ message ProbeFrame {
     telltale.api.mesh.v1.Header header = 1; bytes signature = 2; Records payload = 3;
     telltale.api.mesh.v1.Delivery delivery = 4;
   }
-  repeated Batch batches = 1; repeated bytes certificates = 2; telltale.api.mesh.v1.Gap gap = 3; telltale.api.mesh.v1.Sync sync = 4;
+  repeated Batch batches = 1; repeated bytes certificates = 2; telltale.api.mesh.v1.Gap gap = 3;
+  telltale.api.mesh.v1.Sync sync = 4;
 }
 """
 
