@@ -2,13 +2,12 @@
 
 import asyncio
 
-from telltale.source.telemetry import self_metrics
-
 from gateway.serving import serving_gateway
 from gateway.settings import GatewaySettings
 from telltale import process
 from telltale.identity.workload import Workload
 from telltale.settings import read_or_exit
+from telltale.source.telemetry import self_metrics
 
 
 async def run(settings: GatewaySettings, stopping: asyncio.Event) -> None:
