@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterable, Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -138,6 +138,15 @@ async def test_a_process_works_on_when_it_cannot_publish() -> None:
         await published.until(lambda: published.calls >= 3)
 
 
+async def first_batch(frames: AsyncIterable[Any]) -> Any:
+    """The first batch with records; marks and signs of life come in between."""
+    async for frame in frames:
+        for batch in frame.batches:
+            if batch.payload.records:
+                return batch
+    raise AssertionError("the stream ended")
+
+
 async def test_metrics_and_refusals_arrive_at_the_platform(tmp_path: Path) -> None:
     mesh = Mesh.create(tmp_path / "mesh", *DOMAINS)
     async with running(mesh, tmp_path, "platform") as platform:
@@ -151,8 +160,8 @@ async def test_metrics_and_refusals_arrive_at_the_platform(tmp_path: Path) -> No
             processes = ProcessesStub(channel).Subscribe(SubscribeRequest(), metadata=metadata)
             refusals = RefusalsStub(channel).Subscribe(SubscribeRequest(), metadata=metadata)
             async with asyncio.timeout(10):
-                batch = (await anext(aiter(processes))).batches[0]
-                refused = (await anext(aiter(refusals))).batches[0]
+                batch = await first_batch(processes)
+                refused = await first_batch(refusals)
     assert {"process.cpu.time", "process.memory.usage"} <= {one.metric for one in batch.payload.records}
     assert batch.header.source == str(mesh.spiffe_id("servers", "/service"))
     assert [one.peer for one in refused.payload.records] == [str(PEER)]
