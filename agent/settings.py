@@ -1,13 +1,16 @@
 """What an agent can be told: where its domain service is, what to collect how often, how much to keep."""
 
+import os
 import re
 from datetime import timedelta
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field
-from pydantic_settings import NoDecode
+from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource
 
-from telltale.errors import InvalidInput
+from telltale.errors import ConfigurationError, InvalidInput
+from telltale.identity.newcomer import told
 from telltale.naming import check_pattern
 from telltale.settings import IdentitySettings
 
@@ -56,7 +59,7 @@ def parse_patterns(text: object) -> object:
 
 
 class AgentSettings(IdentitySettings):
-    """A host agent's settings."""
+    """A host agent's settings. One that has joined finds most of them in its state directory."""
 
     service: str = Field(description="host:port of the domain service that takes the data.")
     collect: Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_patterns)] = Field(
@@ -67,3 +70,29 @@ class AgentSettings(IdentitySettings):
         description="Intervals that differ from the default, such as servers.cpu=5s,servers.units=5m.",
     )
     spool_bytes: int = Field(1 << 30, ge=1 << 20, description="Bound of what waits on disk to be acked.")
+
+    @classmethod
+    def read(cls) -> Self:
+        try:
+            return super().read()
+        except ConfigurationError as wrong:
+            if {"TELLTALE_TRUST", "TELLTALE_SERVICE"} & os.environ.keys():
+                # Somebody configures it by hand.
+                raise
+            raise ConfigurationError(
+                f"{wrong}; a host that has joined with `telltale agent join` needs TELLTALE_STATE alone"
+            ) from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        state = os.environ.get("TELLTALE_STATE")
+        joined = told(Path(state)) if state else {}
+        # What is set by hand goes first.
+        return (init_settings, env_settings, InitSettingsSource(settings_cls, dict(joined)))

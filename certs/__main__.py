@@ -115,10 +115,8 @@ def _join_tokens(options: argparse.Namespace) -> None:
 def _grant(home: Home, domain: str, path: str, dns: Sequence[str]) -> tuple[Profile, NewJoinToken]:
     authority = IssuingAuthority.load(home.authority(domain))
     spiffe_id = SpiffeId.parse(f"spiffe://{authority.trust_domain}{path}")
-    if spiffe_id == authority.spiffe_id:
-        raise InvalidInput(f"{spiffe_id} is the authority itself; choose another path")
     profile = Profile(spiffe_id, tuple(dns))
-    authority.check(profile)
+    authority.check_newcomer(profile)
     return profile, Ledger(home.authority(domain)).grant(profile)
 
 

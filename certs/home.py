@@ -62,7 +62,7 @@ class Home:
         if certificate.subject != root_name(mesh):
             raise ConfigurationError(
                 f"{self.directory} belongs to another mesh ({certificate.subject.rfc4514_string()}); "
-                "choose another --home or the same --mesh"
+                "choose another --home, or name the same mesh"
             )
         return certificate
 

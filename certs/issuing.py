@@ -4,6 +4,7 @@ import hashlib
 import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 
 import jwt
@@ -70,11 +71,30 @@ class IssuingAuthority:
         token_key = load_key(directory / TOKEN_KEY)
         return cls(issuing_key, issuing, token_key, root_pem, leaf_life=leaf_life, token_life=token_life)
 
+    @cached_property
+    def roots(self) -> tuple[bytes, ...]:
+        """The roots of the mesh in DER, that of this authority first."""
+        own = self._issuing.issuer
+        roots = x509.load_pem_x509_certificates(self.trust.root_pem)
+        roots.sort(key=lambda root: root.subject != own)
+        return tuple(root.public_bytes(Encoding.DER) for root in roots)
+
+    @property
+    def root_sha256(self) -> bytes:
+        """By which a newcomer knows this mesh."""
+        return hashlib.sha256(self.roots[0]).digest()
+
     def issue(self, profile: Profile, public_key: ec.EllipticCurvePublicKey) -> tuple[bytes, ...]:
         """A leaf for this identity and its issuer, in DER. Raises InvalidInput for a foreign name."""
         self.check(profile)
         leaf = leaf_certificate(profile, public_key, self._issuing, self._issuing_key, self._leaf_life)
         return (leaf.public_bytes(Encoding.DER), self._issuing.public_bytes(Encoding.DER))
+
+    def check_newcomer(self, profile: Profile) -> None:
+        """Raises InvalidInput when nobody may join as this identity."""
+        if profile.spiffe_id == self.spiffe_id:
+            raise InvalidInput(f"{profile.spiffe_id} is the authority itself; choose another path")
+        self.check(profile)
 
     def check(self, profile: Profile) -> None:
         """Raises InvalidInput when the name constraints or the rules of the domain forbid such a leaf."""

@@ -1,4 +1,4 @@
-"""How often strangers may knock: a token bucket for all of them, and one for each address."""
+"""How often strangers may knock, by a token bucket for all and one for each address, and operators invite."""
 
 import time
 from collections import OrderedDict
@@ -27,6 +27,19 @@ class Bucket:
             return False
         self._level -= 1
         return True
+
+
+class InvitationLimit:
+    """Counts the join tokens that one authority makes over the wire: a stolen operator makes no flood."""
+
+    def __init__(self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._bucket = Bucket(rate, burst, clock())
+
+    def invite(self) -> None:
+        """Counts one; raises LimitExceeded."""
+        if not self._bucket.take(self._clock()):
+            raise LimitExceeded("invitations", "too many join tokens at once; try again in a minute")
 
 
 class KnockLimit:

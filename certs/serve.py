@@ -12,11 +12,15 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import NoDecode
 
+from certs.addresses import Addresses
+from certs.invitations import Invitations
 from certs.issuing import IssuingAuthority, OwnIssuer
 from certs.ledger import Ledger
-from certs.limits import KnockLimit
+from certs.limits import InvitationLimit, KnockLimit
+from certs.policy import DEFAULT, InvitationPolicy
 from certs.service import AuthorityService, EnrolmentService
 from telltale.api.mesh.v1 import authority_pb2_grpc
+from telltale.identity.trust import Trust
 from telltale.identity.workload import Workload
 from telltale.rpc.auth import CertificateAuthenticator
 from telltale.rpc.server import serving
@@ -33,6 +37,12 @@ class AuthorityAddress(BaseModel):
     directory: Path
     listen: str
     enrollment: str
+    # What newcomers are told where it differs: behind a forwarded port, or when listening on all addresses.
+    authority_address: str = ""
+    enrollment_address: str = ""
+    # Where the domain's agents push.
+    service_address: str = ""
+    policy: Path = DEFAULT
 
 
 class AuthoritySettings(Settings):
@@ -40,8 +50,15 @@ class AuthoritySettings(Settings):
 
     authorities: Annotated[tuple[AuthorityAddress, ...], NoDecode] = Field(
         description='JSON list of {"directory", "listen", "enrollment"}: an authority\'s directory, the '
-        "host:port for renewal and tokens (mTLS), and the host:port for enrolment.",
+        "host:port for renewal and tokens (mTLS), and the host:port for enrolment. Each may add what it "
+        'tells newcomers, "authority_address", "enrollment_address" and "service_address", and the file of '
+        'its "policy".',
         min_length=1,
+    )
+    trust: Path | None = Field(
+        None,
+        description="Directory with one <trust domain>.jwks.json each: whose tokens ask for join tokens. "
+        "Without it nobody can over the wire.",
     )
     leaf_seconds: int = Field(24 * 3600, ge=2, le=7 * 24 * 3600, description="Life of certificates.")
     token_seconds: int = Field(15 * 60, ge=2, le=15 * 60, description="Life of tokens.")
@@ -50,6 +67,9 @@ class AuthoritySettings(Settings):
     )
     enrollments_per_second_and_address: float = Field(
         1, gt=0, description="Attempts to join, over time, from one address."
+    )
+    invitations_per_second: float = Field(
+        1, gt=0, description="Join tokens asked for over the wire, over time."
     )
 
     @field_validator("authorities", mode="before")
@@ -79,15 +99,33 @@ async def serving_authority(
         token_life=timedelta(seconds=settings.token_seconds),
     )
     ledger = await asyncio.to_thread(Ledger, address.directory)
+    told = Addresses(
+        address.authority_address or _reachable(address.listen),
+        address.enrollment_address or _reachable(address.enrollment),
+        address.service_address,
+    )
     limit = KnockLimit(
         settings.enrollments_per_second,
         int(settings.enrollments_per_second * _BURST_SECONDS) + 1,
         settings.enrollments_per_second_and_address,
         int(settings.enrollments_per_second_and_address * _BURST_SECONDS) + 1,
     )
+    trust = authority.trust
+    if settings.trust is not None:
+        trust = await asyncio.to_thread(Trust.load, settings.trust, authority.mesh)
+    invitations = Invitations(
+        authority,
+        ledger,
+        await asyncio.to_thread(InvitationPolicy.load, address.policy),
+        InvitationLimit(
+            settings.invitations_per_second, int(settings.invitations_per_second * _BURST_SECONDS) + 1
+        ),
+        trust,
+        told,
+    )
     me = Workload(authority.own_credentials(), authority.trust, OwnIssuer(authority))
-    known = AuthorityService(authority)
-    strangers = EnrolmentService(authority, ledger, limit)
+    known = AuthorityService(authority, invitations)
+    strangers = EnrolmentService(authority, ledger, limit, told)
     async with (
         me.renewing(),
         serving(
@@ -103,7 +141,17 @@ async def serving_authority(
             lambda server: authority_pb2_grpc.add_AuthorityServicer_to_server(strangers, server),
         ) as enrollment,
     ):
+        # A port that the kernel has chosen is known only now.
+        told.authority = told.authority or _reachable(address.listen, port)
+        told.enrollment = told.enrollment or _reachable(address.enrollment, enrollment)
         yield port, enrollment
+
+
+def _reachable(listen: str, chosen: int = 0) -> str:
+    """What others may dial; empty while it says nothing, as `0.0.0.0:7410` does and port 0."""
+    host, _, number = listen.rpartition(":")
+    port = chosen or (int(number) if number.isdigit() else 0)
+    return f"{host}:{port}" if port and host not in ("", "0.0.0.0", "[::]") else ""
 
 
 async def serve(settings: AuthoritySettings, stopping: asyncio.Event) -> None:

@@ -10,12 +10,15 @@ import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from certs.addresses import Addresses
+from certs.invitations import Invitations
 from certs.issuing import IssuingAuthority, requested_key
 from certs.ledger import Ledger
 from certs.limits import KnockLimit
 from certs.profiles import profile_of
 from telltale.api.mesh.v1 import authority_pb2, authority_pb2_grpc
 from telltale.errors import TelltaleError, Unauthenticated
+from telltale.identity.enrolment import JoinToken
 from telltale.identity.keys import thumbprint
 from telltale.rpc.auth import caller
 
@@ -28,10 +31,13 @@ _log = structlog.get_logger("certs")
 class EnrolmentService(authority_pb2_grpc.AuthorityServicer):
     """Enroll alone, for those who have no certificate yet."""
 
-    def __init__(self, authority: IssuingAuthority, ledger: Ledger, limit: KnockLimit) -> None:
+    def __init__(
+        self, authority: IssuingAuthority, ledger: Ledger, limit: KnockLimit, addresses: Addresses
+    ) -> None:
         self._authority = authority
         self._ledger = ledger
         self._limit = limit
+        self._addresses = addresses
 
     async def Enroll(
         self, request: authority_pb2.EnrollRequest, context: Context
@@ -41,10 +47,17 @@ class EnrolmentService(authority_pb2_grpc.AuthorityServicer):
         try:
             certificates = await asyncio.to_thread(self._enroll, request)
         except TelltaleError as refused:
-            _log.warning("enrolment refused", peer=peer, reason=str(refused))
+            claimed = _claimed(request.join_token)
+            _log.warning("enrolment refused", claimed=claimed, peer=peer, reason=str(refused))
             raise
         leaf = _log_issued("enrolled", certificates, peer)
-        response = authority_pb2.EnrollResponse(certificates=certificates)
+        response = authority_pb2.EnrollResponse(
+            certificates=certificates,
+            mesh=self._authority.mesh,
+            root_certificates=self._authority.roots,
+            authority_address=self._addresses.authority,
+            service_address=self._addresses.service,
+        )
         response.expire_time.FromDatetime(leaf.not_valid_after_utc)
         return response
 
@@ -61,10 +74,11 @@ class EnrolmentService(authority_pb2_grpc.AuthorityServicer):
 
 
 class AuthorityService(authority_pb2_grpc.AuthorityServicer):
-    """Renew and IssueToken, for those whom this authority has certified."""
+    """Renew and IssueToken, for those whom this authority has certified; CreateJoinToken, for operators."""
 
-    def __init__(self, authority: IssuingAuthority) -> None:
+    def __init__(self, authority: IssuingAuthority, invitations: Invitations) -> None:
         self._authority = authority
+        self._invitations = invitations
 
     async def Renew(
         self, request: authority_pb2.RenewRequest, context: Context
@@ -91,6 +105,11 @@ class AuthorityService(authority_pb2_grpc.AuthorityServicer):
         response.expire_time.FromDatetime(issued.expires.astimezone(UTC))
         return response
 
+    async def CreateJoinToken(
+        self, request: authority_pb2.CreateJoinTokenRequest, context: Context
+    ) -> authority_pb2.CreateJoinTokenResponse:
+        return await self._invitations.create(request, context)
+
     def _present(self) -> x509.Certificate:
         """The caller's certificate, which has to be of this authority's own trust domain."""
         peer = caller().peer
@@ -103,6 +122,14 @@ class AuthorityService(authority_pb2_grpc.AuthorityServicer):
     def _renew(self, request: authority_pb2.RenewRequest, present: x509.Certificate) -> tuple[bytes, ...]:
         # Name and purpose are those of the present certificate, whatever the request says.
         return self._authority.issue(profile_of(present), requested_key(request.signing_request))
+
+
+def _claimed(join_token: str) -> str:
+    """Whom a refused token says it is for: unchecked, and of help to those who look for a stolen one."""
+    try:
+        return str(JoinToken.parse(join_token).spiffe_id)
+    except TelltaleError:
+        return ""
 
 
 def _log_issued(event: str, certificates: tuple[bytes, ...], peer: str) -> x509.Certificate:

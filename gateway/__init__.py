@@ -1,1 +1,1 @@
-"""The gateway: it catalogues data products, routes typed calls and fans streams out. It keeps no state."""
+"""The gateway: it catalogs data products, routes typed calls and fans streams out. It keeps no state."""

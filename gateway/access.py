@@ -11,15 +11,13 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Protocol, TypeVar
 
-import grpc
-import grpc.aio
 import structlog
 
 from gateway.domain import Domain
 from telltale.api.mesh.v1.access_pb2 import AccessQuery, Action, CheckRequest, CheckResponse
-from telltale.errors import TelltaleError, Unavailable
+from telltale.errors import InvalidInput, TelltaleError, Unauthenticated, Unavailable
 from telltale.rpc.auth import Caller
-from telltale.rpc.client import status_error
+from telltale.rpc.client import calling
 
 log = structlog.get_logger(__name__)
 
@@ -117,19 +115,18 @@ class Access:
             token=token, queries=[AccessQuery(action=action, product=product) for product in products]
         )
         metadata = await domain.metadata()
-        call = domain.calls.channel().unary_unary(
+        call = domain.calls.unary_unary(
             _CHECK,
             request_serializer=CheckRequest.SerializeToString,
             response_deserializer=CheckResponse.FromString,
         )
         try:
-            response = await call(request, metadata=metadata, timeout=_PATIENCE_SECONDS)
-        except grpc.aio.AioRpcError as failed:
-            if failed.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.INVALID_ARGUMENT):
-                # The domain does not accept the caller's token, for example because it is not made out to it.
-                log.info("token refused", domain=domain.trust_domain, reason=failed.details())
-                return [Decision.DENIED] * len(products)
-            raise status_error(failed) from None
+            with calling(domain.trust_domain):
+                response = await call(request, metadata=metadata, timeout=_PATIENCE_SECONDS)
+        except (Unauthenticated, InvalidInput) as refused:
+            # The domain does not accept the caller's token, for example because it is not made out to it.
+            log.info("token refused", domain=domain.trust_domain, reason=str(refused))
+            return [Decision.DENIED] * len(products)
         if len(response.decisions) != len(products):
             raise Unavailable(
                 f"{domain.trust_domain} answered {len(response.decisions)} of {len(products)} questions"

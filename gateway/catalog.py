@@ -14,7 +14,7 @@ import structlog
 
 from gateway import metrics, registration
 from gateway.addresses import resolve
-from gateway.domain import Connection, Domain
+from gateway.domain import Domain, dial
 from gateway.feed import Feed
 from gateway.registration import Registration
 from gateway.ring import Ring
@@ -148,12 +148,9 @@ class Catalog:
     async def _read(self, trust_domain: str, address: str) -> Registration:
         """What the service at the address offers, if it proves the trust domain and keeps the rules."""
         self._count_read(trust_domain)
-        connection = Connection(self._me, address, trust_domain)
-        try:
+        async with dial(self._me, address, trust_domain) as channel:
             metadata = await call_metadata(self._me, trust_domain)
-            files = await pull(connection.channel(), metadata, _LIMITS)
-        finally:
-            await connection.close()
+            files = await pull(channel, metadata, _LIMITS)
         return await asyncio.to_thread(registration.check, files, trust_domain, self._settings.mesh)
 
     def _count_read(self, trust_domain: str) -> None:

@@ -13,17 +13,18 @@ import structlog
 
 from gateway import metrics
 from gateway.feed import Feed
-from gateway.frames import Batch, FrameReader, FrameWriter, Item, Missing, Reached
+from gateway.frames import Batch, FrameReader, FrameWriter, Item, Missing, Reached, mark_frame
 from telltale.api.mesh.v1.batch_pb2 import GapReason, Position
 from telltale.api.mesh.v1.stream_pb2 import Start
-from telltale.errors import InvalidInput, TelltaleError
+from telltale.errors import TelltaleError
 from telltale.rpc.client import backoff
 
 log = structlog.get_logger(__name__)
 
 # Cost is per message: large enough to make it small, small enough for fair turns.
 FRAME_BYTES = 256 * 1024
-# Frames of owners' logs that wait for one subscriber; each has at most the 4 MiB of a gRPC message.
+# Frames of owners' logs that wait for one subscriber. The domains of this kit make them of 256 KiB or of one
+# batch; the connection takes at most 8 MiB.
 MAX_WAITING_FRAMES = 4
 # How long a read may keep its turn without an answer: it is then at the log's end, and costs nothing.
 _TURN_SECONDS = 0.5
@@ -54,8 +55,10 @@ class Follower:
         # Reads of the owner's log that may go on at once; first come, first served.
         self._turns = turns
         self._start = start
-        # What was handed over, or, before that, what the subscriber says it has.
+        # What was handed over or waits for it; before that, what the subscriber says it has.
         self._positions = {position.log: position.offset for position in cursor}
+        # What was handed over when something waits.
+        self._handed = self._positions
         # Whether the positions are from the owner: a subscriber may name any.
         self._proven = False
         # Whether a gap was the last thing handed over: only the owner knows what comes next.
@@ -68,10 +71,12 @@ class Follower:
         self._waiting: deque[tuple[Missing | None, list[Batch]]] = deque()
         self._drained = asyncio.Event()
         self._drained.set()
-        if start == Start.START_LATEST and not self._positions:
+        # Who starts at the latest is told where that is, so that it can come back before anything arrived.
+        self._placeless = start == Start.START_LATEST and not self._positions
+        self._mark: Reached | None = None
+        if self._placeless and feed.ring.log:
             self._number = feed.ring.next
-            if feed.ring.log:
-                self._positions, self._proven = {feed.ring.log: feed.ring.head}, True
+            self._place(Reached(feed.ring.log, feed.ring.head))
 
     @property
     def live(self) -> bool:
@@ -83,7 +88,7 @@ class Follower:
         """Where the subscriber stands."""
         return [
             Position(product=self.feed.product, log=log, offset=offset)
-            for log, offset in self._positions.items()
+            for log, offset in (self._handed if self._waiting else self._positions).items()
         ]
 
     async def run(self) -> None:
@@ -105,13 +110,19 @@ class Follower:
             self.feed.subscribers -= 1
             self.feed.ring.forgets(self._subscriber.wake)
             if self._waiting:
+                self._positions = self._handed
                 self._waiting.clear()
                 self._subscriber.room.release()
 
     def take(self) -> bytes | None:
         """The next frame for the subscriber; None when there is none now."""
+        if self._mark is not None:
+            mark, self._mark = self._mark, None
+            return mark_frame(self.feed.product, mark)
         if self._waiting:
             missing, batches = self._waiting.popleft()
+            if batches:
+                self._handed = {batches[-1].log: batches[-1].offset}
             if not self._waiting:
                 self._subscriber.room.release()
                 self._drained.set()
@@ -119,7 +130,8 @@ class Follower:
         ring = self.feed.ring
         while self._number is not None:
             if self._number < ring.first:
-                self._fall_behind()
+                self._number = None
+                self._behind.set()
                 return None
             piece = ring.piece(self._number, FRAME_BYTES)
             if piece is None:
@@ -139,14 +151,6 @@ class Follower:
         frame = self._subscriber.frames.frame(batches, missing)
         metrics.BYTES_OUT.add(len(frame), {"product": self.feed.product})
         return frame
-
-    def _fall_behind(self) -> None:
-        if self._positions:
-            self._number = None
-            self._behind.set()
-        else:
-            # It asked for the latest and has taken nothing yet: it starts with what is here.
-            self._number = self.feed.ring.first
 
     def _is_next(self, batch: Batch) -> bool:
         """Moves on to a batch after the subscriber's position; the owner's log may be ahead of the ring."""
@@ -171,18 +175,23 @@ class Follower:
 
     def _join(self) -> bool:
         """Goes on from the ring when it holds everything after the subscriber's position."""
-        ring = self.feed.ring
-        if not ring.log or self._in_gap:
-            return False
-        # Without a position the subscriber wants everything that is kept, which is what follows offset 0.
-        offset = self._positions.get(ring.log) if self._positions else 0
-        if offset is None or (offset > ring.head and not self._proven):
-            return False
-        self._number = ring.after(ring.log, offset)
+        self._number = self._way_in()
         if self._number is None:
             return False
-        self._positions = {ring.log: offset}
+        self._positions = {self.feed.ring.log: self._positions.get(self.feed.ring.log, 0)}
         return True
+
+    def _way_in(self) -> int | None:
+        """Number of the ring's item that follows the subscriber's position, if all that follows is there."""
+        ring = self.feed.ring
+        if not ring.log or self._in_gap:
+            return None
+        # Without a position the subscriber wants everything that is kept, which is what follows offset 0,
+        # or what comes after the latest, which the owner tells where the ring does not.
+        offset = self._positions.get(ring.log) if self._positions or self._placeless else 0
+        if offset is None or (offset > ring.head and not self._proven):
+            return None
+        return ring.after(ring.log, offset)
 
     async def _catch_up(self) -> None:
         failures = 0
@@ -191,55 +200,49 @@ class Follower:
             try:
                 if await self._read_history():
                     return
-            except InvalidInput:
-                # The subscriber's cursor is at fault, and only the subscriber can mend it.
-                raise
             except TelltaleError as error:
+                # Whatever an owner says, the subscriber's other products go on.
                 log.info("catch-up ended", product=self.feed.product, reason=str(error), failures=failures)
             failures = 1 if self._positions is not before else failures + 1
             await asyncio.sleep(backoff(failures))
-            if self._join():
-                return
 
     async def _read_history(self) -> bool:
         """Hands over what the owner's log has; True when the subscriber has reached the ring."""
         reader = FrameReader(self.feed.product)
         async with contextlib.aclosing(self.feed.history.read(self.cursor, self._start)) as frames:
-            while True:
+            while not self._join():
                 await self._drained.wait()
-                data = await self._read_frame(frames)
-                try:
-                    items = [] if data is None else list(reader.read(data))
-                    self._hold(items)
-                finally:
-                    if not self._waiting:
-                        self._subscriber.room.release()
-                if data is None:
+                if not await self._read_on(frames, reader):
                     return False
-                if self._join():
-                    return True
+            return True
 
-    async def _read_frame(self, frames: AsyncGenerator[bytes, None]) -> bytes | None:
-        """The next frame, read in turn; None at the end of the stream. The caller gives the room back."""
-        await self._subscriber.room.acquire()
-        room = True
+    async def _read_on(self, frames: AsyncGenerator[bytes, None], reader: FrameReader) -> bool:
+        """Reads one frame, in turn, or until the ring has what follows; False at the end of the stream."""
+        room = self._subscriber.room
+        await room.acquire()
+        taken = True
         read = asyncio.create_task(_next(frames))
         try:
             async with self._turns:
                 await asyncio.wait({read}, timeout=_TURN_SECONDS)
             if not read.done():
                 # At the end of the log: others may use the room and the turn until something comes.
-                self._subscriber.room.release()
-                room = False
-                await asyncio.wait({read})
-                await self._subscriber.room.acquire()
-                room = True
-            return read.result()
-        except BaseException:
-            if room:
-                self._subscriber.room.release()
-            raise
+                room.release()
+                taken = False
+                await self._frame_or_ring(read)
+                if not read.done():
+                    return True
+                await room.acquire()
+                taken = True
+            data = read.result()
+            if data is not None:
+                self._hold(list(reader.read(data)))
+                # What waits keeps the room until it is handed over.
+                taken = not self._waiting
+            return data is not None
         finally:
+            if taken:
+                room.release()
             if not read.done():
                 read.cancel()
                 await asyncio.wait({read})
@@ -247,8 +250,31 @@ class Follower:
                 # When we were cancelled ourselves nobody else asks how it ended.
                 read.exception()
 
+    async def _frame_or_ring(self, read: "asyncio.Task[bytes | None]") -> None:
+        """Waits for either. On a product without news the ring may begin after the subscriber was there."""
+        grown = asyncio.Event()
+        read.add_done_callback(lambda _: grown.set())
+        self.feed.ring.wakes(grown)
+        try:
+            while not read.done() and self._way_in() is None:
+                await grown.wait()
+                grown.clear()
+        finally:
+            self.feed.ring.forgets(grown)
+
+    def _place(self, reached: Reached) -> None:
+        """The owner says where the subscriber stands, all of which it has."""
+        offset = reached.offset
+        if self._proven and not self._replaced:
+            offset = max(offset, self._positions.get(reached.log, 0))
+        self._positions = {reached.log: offset}
+        self._proven, self._in_gap, self._replaced = True, False, False
+        if self._placeless:
+            self._placeless, self._mark = False, reached
+
     def _hold(self, items: Iterable[Item]) -> None:
-        """Keeps what was read for `take`, in pieces of fair size."""
+        """Keeps what was read for `take`, in pieces of fair size. Nothing waits when it is called."""
+        self._handed = self._positions
         missing: Missing | None = None
         batches: list[Batch] = []
         size = 0
@@ -261,19 +287,18 @@ class Follower:
                 case Batch():
                     if not self._is_next(item):
                         continue
-                    if batches and size + len(item.wire) > FRAME_BYTES:
+                    cost = item.cost(batches[-1] if batches else None)
+                    if batches and size + cost > FRAME_BYTES:
                         self._keep(missing, batches)
                         missing, batches, size = None, [], 0
                     batches.append(item)
-                    size += len(item.wire)
-                case Reached(log, offset):
-                    if self._proven and not self._replaced:
-                        offset = max(offset, self._positions.get(log, 0))
-                    self._positions = {log: offset}
-                    self._proven, self._in_gap, self._replaced = True, False, False
+                    size += cost
+                case Reached():
+                    self._place(item)
         self._keep(missing, batches)
         if self._waiting:
             self._drained.clear()
+        if self._waiting or self._mark is not None:
             self._subscriber.wake.set()
 
     def _keep(self, missing: Missing | None, batches: list[Batch]) -> None:

@@ -27,10 +27,7 @@ class ProductLog(Protocol):
     """The owner's log of one product."""
 
     def read(self, cursor: Sequence[Position], start: Start) -> AsyncGenerator[bytes, None]:
-        """Frames after the cursor, then live ones; an empty frame may come first, when the stream is open.
-
-        Raises TelltaleError when the stream breaks.
-        """
+        """Frames after the cursor, then live ones. Raises TelltaleError when the stream breaks."""
         ...
 
 
@@ -72,6 +69,9 @@ class Feed:
             except TelltaleError as error:
                 # The end of a token ends a stream too; only what cannot be opened again is out of order.
                 log.info("upstream ended", product=self.product, reason=str(error), failures=failures)
+            except Exception:
+                # Whatever one owner's frames set off, the products of the others go on.
+                log.exception("upstream failed", product=self.product)
             failures = 0 if loop.time() - opened > _HEALTHY_SECONDS else failures + 1
             if failures:
                 if self.broken_since is None:

@@ -12,16 +12,25 @@ from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from telltale import wire
-from telltale.api.mesh.v1.batch_pb2 import Delivery, Gap, Header, SealedFrame
+from telltale.api.mesh.v1.batch_pb2 import Delivery, Gap, Header, Position, SealedFrame, Sync
 from telltale.errors import LimitExceeded, Unavailable
+from telltale.seal.sealing import MAX_HEADER_BYTES, MAX_PAYLOAD_BYTES
 
 # Certificates of one domain's stream: leaves of 10,000 sources in two generations, and some to spare.
 MAX_CERTIFICATES = 32_768
+_MAX_CERTIFICATES_BYTES = 32 * 1024 * 1024
+# What no honest owner reaches, and all subscribers of a stream would pay for, also those of other owners.
+_MAX_CERTIFICATE_BYTES = 8 * 1024
+_MAX_CHAIN = 8
+_MAX_PLACE_BYTES = 1024
+# A header, a payload, and what stands beside them.
+_MAX_BATCH_BYTES = MAX_HEADER_BYTES + MAX_PAYLOAD_BYTES + 4 * 1024
 # The end of the year 9999.
 _LAST_SECOND = 253_402_300_799
 _BATCHES = SealedFrame.BATCHES_FIELD_NUMBER
 _CERTIFICATES = SealedFrame.CERTIFICATES_FIELD_NUMBER
 _GAP = SealedFrame.GAP_FIELD_NUMBER
+_SYNC = SealedFrame.SYNC_FIELD_NUMBER
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +57,11 @@ class Batch:
     event_time: int
     received_time: int
 
+    def cost(self, before: "Batch | None") -> int:
+        """Bytes that it adds to a frame behind another batch, with all of its certificates."""
+        chain = () if before is not None and before.chain is self.chain else self.chain
+        return len(self.wire) + sum(len(certificate.der) for certificate in chain)
+
 
 @dataclass(frozen=True, slots=True)
 class Missing:
@@ -73,6 +87,7 @@ class FrameReader:
     def __init__(self, product: str) -> None:
         self._product = product
         self._certificates: dict[bytes, Certificate] = {}
+        self._certificates_bytes = 0
         self._by_subject: dict[bytes, list[Certificate]] = {}
         self._chains: dict[bytes, tuple[Certificate, ...]] = {}
 
@@ -95,8 +110,11 @@ class FrameReader:
                     raise self._broken(
                         f"a batch of {header.product[:100]!r} without a place, or of another product"
                     )
+                data = batch.SerializeToString()
+                if len(data) > _MAX_BATCH_BYTES or len(batch.delivery) > _MAX_PLACE_BYTES:
+                    raise self._broken(f"a batch of {len(data)} bytes, {len(batch.delivery)} for its place")
                 yield Batch(
-                    wire=wire.field(_BATCHES, batch.SerializeToString()),
+                    wire=wire.field(_BATCHES, data),
                     log=delivery.log,
                     offset=delivery.offset,
                     chain=self._chain(header.signer_sha256),
@@ -108,14 +126,21 @@ class FrameReader:
                     received_time=_nanoseconds(delivery.received_time),
                 )
             if frame.HasField("sync"):
-                yield Reached(frame.sync.position.log, frame.sync.position.offset)
+                yield self._reached(frame.sync.position)
         except (DecodeError, ValueError, x509.InvalidVersion) as broken:
             raise self._broken(str(broken)) from None
 
     def _own(self, gap: Gap) -> Gap:
-        if gap.product not in ("", self._product):
-            raise self._broken(f"a gap of the product {gap.product[:100]!r}")
+        if gap.product not in ("", self._product) or gap.ByteSize() > _MAX_PLACE_BYTES:
+            raise self._broken(f"a gap of {gap.ByteSize()} bytes of the product {gap.product[:100]!r}")
         return gap
+
+    def _reached(self, position: Position) -> Reached:
+        if not position.log or position.ByteSize() > _MAX_PLACE_BYTES:
+            raise self._broken(
+                f"a sync mark of {position.ByteSize()} bytes, at the log {position.log[:100]!r}"
+            )
+        return Reached(position.log, position.offset)
 
     def _broken(self, what: str) -> Unavailable:
         return Unavailable(
@@ -126,10 +151,14 @@ class FrameReader:
         thumbprint = hashlib.sha256(der).digest()
         if thumbprint in self._certificates:
             return
-        if len(self._certificates) >= MAX_CERTIFICATES:
+        if len(der) > _MAX_CERTIFICATE_BYTES:
+            raise self._broken(f"a certificate of {len(der)} bytes")
+        self._certificates_bytes += len(der)
+        if len(self._certificates) >= MAX_CERTIFICATES or self._certificates_bytes > _MAX_CERTIFICATES_BYTES:
             raise LimitExceeded(
                 "certificates",
-                f"a stream of {self._product} carried over {MAX_CERTIFICATES} certificates; open it again",
+                f"a stream of {self._product} carried {len(self._certificates)} certificates of "
+                f"{self._certificates_bytes} bytes in all; open it again",
             )
         parsed = x509.load_der_x509_certificate(der)
         certificate = Certificate(
@@ -145,7 +174,7 @@ class FrameReader:
         if chain is None:
             found: dict[bytes, Certificate] = {}
             above = [self._certificates[signer]] if signer in self._certificates else []
-            while above:
+            while above and len(found) < _MAX_CHAIN:
                 certificate = above.pop()
                 if certificate.thumbprint not in found:
                     found[certificate.thumbprint] = certificate
@@ -183,6 +212,12 @@ class FrameWriter:
             if certificate.thumbprint not in self._sent:
                 self._sent.add(certificate.thumbprint)
                 yield wire.field(_CERTIFICATES, certificate.der)
+
+
+def mark_frame(product: str, reached: Reached) -> bytes:
+    """The frame that tells a subscriber where it stands."""
+    sync = Sync(position=Position(product=product, log=reached.log, offset=reached.offset))
+    return wire.field(_SYNC, sync.SerializeToString())
 
 
 def _nanoseconds(time: Timestamp) -> int:

@@ -18,6 +18,7 @@ from gateway.subscription import Subscription, missing
 from telltale.api.mesh.v1.stream_pb2 import SubscribeRequest
 from telltale.errors import InvalidInput, PermissionMissing, Unavailable
 from telltale.rpc.auth import AUTHORIZATION, ON_BEHALF_OF, Context, caller
+from telltale.rpc.client import uncancelled
 
 # Methods that read, and only these are routed.
 _ROUTED = frozenset({"List", "Watch"})
@@ -70,7 +71,7 @@ class Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in th
         if product is None:
             raise missing(self._catalog, (f"{service}/{name}",))
         if name == _SUBSCRIBE:
-            answers = self._subscribe(product, requests)
+            answers = self._subscribe(product, requests, context)
         elif name in _ROUTED:
             answers = self._forward(product, method, requests, context)
         else:
@@ -79,7 +80,9 @@ class Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in th
             async for answer in answers:
                 yield answer
 
-    async def _subscribe(self, product: str, requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    async def _subscribe(
+        self, product: str, requests: AsyncIterator[bytes], context: Context
+    ) -> AsyncGenerator[bytes, None]:
         data = await anext(aiter(requests), b"")
         try:
             request = SubscribeRequest.FromString(data)
@@ -93,7 +96,8 @@ class Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in th
         subscription = Subscription(
             self._catalog, self._access, caller(), (product,), _named(request, product), request.start
         )
-        async with aclosing(subscription.frames()) as frames:
+        async with subscription, aclosing(subscription.frames()) as frames:
+            await context.send_initial_metadata(())
             async for frame in frames:
                 yield frame
 
@@ -105,14 +109,14 @@ class Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in th
             raise missing(self._catalog, (product,))
         metadata = (*_passed_on(context.invocation_metadata()), *await owner.metadata(caller().token))
         # The stubs know no calls without a serializer.
-        open_call: Any = owner.calls.channel().stream_stream
+        open_call: Any = owner.calls.stream_stream
         call = open_call(method)(requests, metadata=metadata, timeout=context.time_remaining())
         try:
-            initial = await call.initial_metadata()
-            await context.send_initial_metadata(_passed_on(initial))
-            async for answer in call:
-                yield answer
-            context.set_trailing_metadata(_passed_on(await call.trailing_metadata()))
+            with uncancelled(owner.trust_domain):
+                await context.send_initial_metadata(_passed_on(await call.initial_metadata()))
+                async for answer in call:
+                    yield answer
+                context.set_trailing_metadata(_passed_on(await call.trailing_metadata()))
         except grpc.aio.AioRpcError as failed:
             if failed.code() is grpc.StatusCode.UNAVAILABLE:
                 raise Unavailable(f"{owner.trust_domain}, the owner of {product}, does not answer") from None

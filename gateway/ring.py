@@ -152,10 +152,11 @@ class Ring:
                     break
                 missing = item
             else:
-                if batches and size + len(item.wire) > max_bytes:
+                cost = item.cost(batches[-1] if batches else None)
+                if batches and size + cost > max_bytes:
                     break
                 batches.append(item)
-                size += len(item.wire)
+                size += cost
             number += 1
         return Piece(missing, batches, number)
 

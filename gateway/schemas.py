@@ -8,9 +8,6 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 
-import grpc
-import grpc.aio
-
 from gateway.access import Access
 from gateway.catalog import Catalog
 from gateway.domain import Domain
@@ -25,7 +22,7 @@ from telltale.api.mesh.v1.schemas_pb2 import (
 from telltale.contract import Schema
 from telltale.errors import InvalidInput, NotFound, TelltaleError, Unavailable
 from telltale.rpc.auth import Context, caller
-from telltale.rpc.client import status_error
+from telltale.rpc.client import calling
 
 _GET = "/telltale.api.mesh.v1.Schemas/Get"
 _PATIENCE_SECONDS = 5.0
@@ -81,19 +78,15 @@ class SchemasService(schemas_pb2_grpc.SchemasServicer):
 
     async def _ask(self, domain: Domain, digest: bytes) -> Schema:
         metadata = await domain.metadata(caller().token)
-        call = domain.calls.channel().unary_unary(
+        call = domain.calls.unary_unary(
             _GET,
             request_serializer=GetSchemaRequest.SerializeToString,
             response_deserializer=GetSchemaResponse.FromString,
         )
-        try:
-            response = await call(
-                GetSchemaRequest(sha256=digest), metadata=metadata, timeout=_PATIENCE_SECONDS
-            )
-        except grpc.aio.AioRpcError as failed:
-            raise status_error(failed) from None
-        schema = await asyncio.to_thread(Schema.parse, response.file_descriptor_set, digest)
-        return schema
+        request = GetSchemaRequest(sha256=digest)
+        with calling(domain.trust_domain):
+            response = await call(request, metadata=metadata, timeout=_PATIENCE_SECONDS)
+        return await asyncio.to_thread(Schema.parse, response.file_descriptor_set, digest)
 
     def _keep(self, schema: Schema) -> None:
         if schema.sha256 not in self._kept:

@@ -51,6 +51,8 @@ class StreamService:
                 request.cursor.positions,
                 request.start,
             )
-            async with aclosing(subscription.frames()) as frames:
+            async with subscription, aclosing(subscription.frames()) as frames:
+                # At once, for who opens the next stream before the present one ends.
+                await context.send_initial_metadata(())
                 async for frame in frames:
                     yield frame

@@ -6,6 +6,7 @@ where it stopped when it comes back.
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from typing import Self
 
 from gateway import metrics
 from gateway.access import Access, Decision
@@ -26,7 +27,10 @@ _MAX_POSITIONS = 10_000
 
 
 class Subscription:
-    """What one caller reads: names and patterns of products, from a cursor on."""
+    """What one caller reads: names and patterns of products, from a cursor on.
+
+    Use as `async with`: in the body the owners have permitted it. Raises TelltaleError when it has to end.
+    """
 
     def __init__(
         self,
@@ -52,45 +56,59 @@ class Subscription:
         self._subscriber = Subscriber()
         self._followers: dict[str, Follower] = {}
         self._runs: dict[str, asyncio.Task[None]] = {}
+        # Set when products appear or go.
+        self._changed = asyncio.Event()
+        self._checks: asyncio.Task[None] | None = None
 
-    async def frames(self) -> AsyncGenerator[bytes, None]:
-        """Frames of all products, in turns; raises TelltaleError when the stream has to end."""
-        changed = asyncio.Event()
-        self._catalog.watch(changed)
-        checks: asyncio.Task[None] | None = None
+    async def __aenter__(self) -> Self:
+        self._catalog.watch(self._changed)
         try:
             answered = await self._check()
-            checks = asyncio.create_task(self._keep_checking(changed, answered), name="access checks")
-            checks.add_done_callback(self._woken)
-            while True:
-                self._subscriber.wake.clear()
-                for task in (checks, *self._runs.values()):
-                    if task.done():
-                        # Neither ends by itself: this raises what ended it.
-                        task.result()
-                took = False
-                for follower in tuple(self._followers.values()):
-                    frame = follower.take()
-                    if frame is not None:
-                        took = True
-                        yield frame
-                if not took:
-                    await self._subscriber.wake.wait()
-        finally:
-            self._catalog.unwatch(changed)
-            tasks = [*self._runs.values(), *([checks] if checks else [])]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        except BaseException:
+            await self._end()
+            raise
+        self._checks = asyncio.create_task(self._keep_checking(answered), name="access checks")
+        self._checks.add_done_callback(self._woken)
+        return self
 
-    async def _keep_checking(self, changed: asyncio.Event, answered: bool) -> None:
+    async def __aexit__(self, *exception: object) -> None:
+        await self._end()
+
+    async def frames(self) -> AsyncGenerator[bytes, None]:
+        """Frames of all products, in turns."""
+        while True:
+            self._subscriber.wake.clear()
+            for task in self._tasks():
+                if task.done():
+                    # None ends by itself: this raises what ended it.
+                    task.result()
+            took = False
+            for follower in tuple(self._followers.values()):
+                frame = follower.take()
+                if frame is not None:
+                    took = True
+                    yield frame
+            if not took:
+                await self._subscriber.wake.wait()
+
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return [*([self._checks] if self._checks else []), *self._runs.values()]
+
+    async def _end(self) -> None:
+        self._catalog.unwatch(self._changed)
+        tasks = self._tasks()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _keep_checking(self, answered: bool) -> None:
         while True:
             try:
                 async with asyncio.timeout(CHECK_SECONDS if answered else _RETRY_SECONDS):
-                    await changed.wait()
+                    await self._changed.wait()
             except TimeoutError:
                 pass
-            changed.clear()
+            self._changed.clear()
             answered = await self._check()
 
     async def _check(self) -> bool:

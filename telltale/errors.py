@@ -36,7 +36,7 @@ class PermissionMissing(TelltaleError):
 
     def __init__(self, principal: str, permission: str, product: str) -> None:
         super().__init__(
-            f"{principal} lacks the permission `{permission}` on {product}; ask the product's owner for it"
+            f"{principal} lacks the permission `{permission}` on {product}; ask its owner for it"
         )
         self.principal = principal
         self.permission = permission

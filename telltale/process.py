@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -18,6 +19,8 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     Ends the process with status 1 and one line on stderr when Telltale itself found something wrong.
     """
     configure_logging()
+    # Keys and tokens are in memory: a crash must not leave them in a file.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
     async def guarded() -> None:
         stopping = asyncio.Event()

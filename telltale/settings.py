@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from telltale.errors import ConfigurationError
@@ -48,9 +49,18 @@ def describe(settings: type[Settings]) -> str:
     """The variables of a process as text, one a line: name, default, meaning."""
     lines = []
     for name, field in settings.model_fields.items():
-        default = "required" if field.is_required() else f"default {field.default!r}"
-        lines.append(f"TELLTALE_{name.upper()}  ({default})  {field.description or ''}")
+        lines.append(f"TELLTALE_{name.upper()}  ({default_of(field)})  {field.description or ''}")
     return "\n".join(lines)
+
+
+def default_of(field: FieldInfo) -> str:
+    """The default of a setting, as somebody would write it into the variable."""
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True, validated_data={})
+    if value is None or value in ((), [], {}):
+        return "not set"
+    return f"default {','.join(map(str, value)) if isinstance(value, list | tuple) else value}"
 
 
 def read_or_exit(settings: type[_S], purpose: str) -> _S:

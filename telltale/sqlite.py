@@ -5,6 +5,7 @@ fsync is shared by all who wait for it.
 """
 
 import asyncio
+import contextlib
 import os
 import queue
 import sqlite3
@@ -30,7 +31,7 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     """Opens a database the way all of Telltale does: WAL, durable commits, explicit transactions."""
     if read_only:
         connection = sqlite3.connect(
-            f"file:{path}?mode=ro",
+            f"{path.absolute().as_uri()}?mode=ro",
             uri=True,
             timeout=_BUSY_SECONDS,
             isolation_level=None,
@@ -59,6 +60,7 @@ class Database:
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix=f"read-{path.stem}")
         self._local = threading.local()
         self._read_connections: list[sqlite3.Connection] = []
+        self._closing = False
         self.commits = 0
 
     async def __aenter__(self) -> Self:
@@ -74,6 +76,7 @@ class Database:
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._closing = True
         self._jobs.put(None)
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
@@ -84,14 +87,19 @@ class Database:
     async def write(self, change: Callable[[sqlite3.Connection], _T]) -> _T:
         """Runs `change` in the writing thread and returns its result when it is durable.
 
-        Changes commit in groups; one that raises is rolled back alone and raises here.
+        Changes commit in groups; one that raises is rolled back alone and raises here. Raises Unavailable
+        when the file cannot be written. Cancelled, it no longer waits; the change is made all the same.
         """
         return await self.submit(change)
 
     def submit(self, change: Callable[[sqlite3.Connection], _T]) -> "asyncio.Future[_T]":
         """Like write, but keeps the order of calls without waiting for each."""
         future: asyncio.Future[_T] = self._loop.create_future()
-        self._jobs.put((change, future))
+        if self._closing:
+            # Behind the writing thread's last job nobody would ever answer.
+            future.set_exception(Unavailable(f"{self._path} is being closed; try again after the restart"))
+        else:
+            self._jobs.put((change, future))
         return future
 
     async def read(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
@@ -117,11 +125,17 @@ class Database:
             connection = connect(self._path, read_only=True)
             self._local.connection = connection
             self._read_connections.append(connection)
-        connection.execute("BEGIN")
         try:
-            return question(connection)
-        finally:
-            connection.execute("COMMIT")
+            connection.execute("BEGIN")
+            try:
+                return question(connection)
+            finally:
+                if connection.in_transaction:
+                    connection.execute("COMMIT")
+        except sqlite3.Error as failed:
+            if not _is_of_the_disk(failed):
+                raise
+            raise Unavailable(f"{self._path} cannot be read: {failed}; check the disk's health") from failed
 
     def _write_for_ever(self, connection: sqlite3.Connection) -> None:
         running = True
@@ -129,6 +143,7 @@ class Database:
             group = [self._jobs.get()]
             while len(group) < _GROUP_LIMIT and not self._jobs.empty():
                 group.append(self._jobs.get())
+            # Nothing comes behind the None: `submit` sees to that.
             running = group[-1] is not None
             outcomes = self._commit(connection, [job for job in group if job is not None])
             self._loop.call_soon_threadsafe(_resolve, outcomes)
@@ -143,23 +158,45 @@ class Database:
         try:
             connection.execute("BEGIN IMMEDIATE")
             for change, future in group:
-                connection.execute("SAVEPOINT one")
-                try:
-                    outcomes.append((future, change(connection), None))
-                except Exception as refused:
-                    connection.execute("ROLLBACK TO one")
-                    outcomes.append((future, None, refused))
-                connection.execute("RELEASE one")
+                outcomes.append((future, *self._change(connection, change)))
             connection.execute("COMMIT")
             self.commits += 1
         except sqlite3.Error as failed:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            cause = Unavailable(
-                f"{self._path} cannot be written: {failed}; check the disk's space and health"
-            )
+            cause = self._unwritable(failed)
+            with contextlib.suppress(sqlite3.Error):
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
             return [(future, None, cause) for _, future in group]
         return outcomes
+
+    def _change(
+        self, connection: sqlite3.Connection, change: Callable[[sqlite3.Connection], Any]
+    ) -> tuple[Any, BaseException | None]:
+        """Makes one change of a group; raises only when the whole group is lost."""
+        connection.execute("SAVEPOINT one")
+        try:
+            result, error = change(connection), None
+        except Exception as refused:
+            result, error = None, refused
+            if isinstance(refused, sqlite3.Error):
+                if not connection.in_transaction:
+                    # SQLite itself has rolled everything back, as it may when the disk is full.
+                    raise
+                if _is_of_the_disk(refused):
+                    error = self._unwritable(refused)
+            connection.execute("ROLLBACK TO one")
+        connection.execute("RELEASE one")
+        return result, error
+
+    def _unwritable(self, failed: sqlite3.Error) -> Unavailable:
+        cause = Unavailable(f"{self._path} cannot be written: {failed}; check the disk's space and health")
+        cause.__cause__ = failed
+        return cause
+
+
+def _is_of_the_disk(failed: sqlite3.Error) -> bool:
+    """Whether the file or its disk is at fault, and not the statement."""
+    return isinstance(failed, sqlite3.OperationalError) or type(failed) is sqlite3.DatabaseError
 
 
 def _resolve(outcomes: list[tuple["asyncio.Future[Any]", Any, BaseException | None]]) -> None:

@@ -11,6 +11,10 @@ _MAX_FILE_BYTES = 4096
 # An account number that means nobody.
 _NOBODY_LOGGED_IN = 0xFFFFFFFF
 
+# What root has everywhere but in a container: CAP_DAC_READ_SEARCH (2) and CAP_SYS_PTRACE (19).
+_SEES_ALL = 1 << 2 | 1 << 19
+_EFFECTIVE = re.compile(r"^CapEff:\s*([0-9a-f]+)$", re.MULTILINE)
+
 _CONTAINER = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _UNIX98_TERMINALS = range(136, 144)
 
@@ -43,15 +47,21 @@ class Process:
 
 
 def parse_stat(text: str) -> Stat | None:
-    """Reads `/proc/<pid>/stat`; the name stands in parentheses and may itself contain any character."""
+    """Reads `/proc/<pid>/stat`; the name stands in parentheses and may itself contain any character.
+
+    None for a process that the kernel is just burying: it prints -1 for the parent and the session then.
+    """
     before, _, rest = text.rpartition(")")
     fields = rest.split()
     if len(fields) < 20 or "(" not in before:
         return None
+    parent, session = int(fields[1]), int(fields[3])
+    if parent < 0 or session < 0:
+        return None
     return Stat(
         name=before.partition("(")[2],
-        parent=int(fields[1]),
-        session=int(fields[3]),
+        parent=parent,
+        session=session,
         terminal=terminal_name(int(fields[4])),
         start_ticks=int(fields[19]),
     )
@@ -148,11 +158,15 @@ def process_numbers(proc: Path) -> list[int]:
     return sorted(int(name) for name in os.listdir(proc) if name.isdecimal())
 
 
-def hidden_details() -> str:
-    """What of other accounts' processes the kernel hides from this one, in one sentence; empty for root."""
-    if os.geteuid() == 0:
+def hidden_details(status: Path = Path("/proc/self/status")) -> str:
+    """What of other accounts' processes the kernel hides from this one, in a sentence; empty for nothing."""
+    found = _EFFECTIVE.search(status.read_text(encoding="ascii", errors="replace"))
+    if found and int(found[1], 16) & _SEES_ALL == _SEES_ALL:
         return ""
-    return "programs and sockets of other accounts' processes are hidden from the agent: run it as root"
+    return (
+        "programs and sockets of other accounts' processes are hidden from the agent: run it as root or with "
+        "CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
+    )
 
 
 def _read(directory: int, name: str, limit: int) -> bytes:

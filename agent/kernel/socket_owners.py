@@ -9,7 +9,7 @@ from pathlib import Path
 from agent.kernel.process import process_numbers, read_stat
 
 # A search through every process reads every descriptor of the host: tens of milliseconds on a busy one. It
-# may take this share of the time.
+# may take this share of a processor. Its own time counts, not that for which others keep it waiting.
 _MAX_SEARCH_SHARE = 0.05
 # Time for searches that gathers while there is nothing to search for.
 _MAX_SAVED_SECONDS = 0.25
@@ -45,9 +45,9 @@ class SocketOwners:
             # Most new sockets belong to a process that has others.
             missing -= self._search(sorted({owner.process for owner in self._owners.values()}), missing)
         if missing and self._may_search():
-            began = time.monotonic()
+            began = time.thread_time()
             self._unowned |= missing - self._search(process_numbers(self._proc), missing)
-            self._saved_seconds -= time.monotonic() - began
+            self._saved_seconds -= time.thread_time() - began
         return {inode: self._owners[inode] for inode in wanted if inode in self._owners}
 
     def keep(self, inodes: set[int]) -> None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 
 from services.analysis.clock import SECOND, micros
 from services.analysis.detection import Fault, Wrong
-from services.analysis.finding import host_of
 from services.analysis.records import Opened
+from services.analysis.signals import host_of
 from services.analysis.streams import Stream, count
 from services.analysis.thresholds import Thresholds
 from telltale.api.mesh.v1.batch_pb2 import GapReason, Header, LossReason

@@ -12,7 +12,7 @@ from typing import Any
 
 import duckdb
 
-from services.analysis.finding import Signal
+from services.analysis.signals import Signal
 from services.analysis.thresholds import Thresholds
 from telltale.api.analysis.v1.findings_pb2 import Severity, Verdict
 from telltale.api.mesh.v1.batch_pb2 import Origin

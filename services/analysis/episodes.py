@@ -10,7 +10,8 @@ from typing import Any
 
 from services.analysis.clock import length
 from services.analysis.detection import Detection
-from services.analysis.finding import Signal, Subject, finding_record
+from services.analysis.finding import finding_record
+from services.analysis.signals import Signal, Subject
 from services.analysis.state import State
 from telltale.api.analysis.v1.findings_pb2 import FindingsRecord
 

@@ -4,8 +4,9 @@ from services.analysis.clock import SECOND
 
 # A batch that comes later than this after its receipt shows that the product is being caught up.
 LAG = 30 * SECOND
-# So long without any batch at all is our own deafness: every process of the mesh tells of itself more often.
-DEAF = 150 * SECOND
+# So long without any batch at all is our own deafness: every process of the mesh tells of itself every few
+# seconds. Shorter than any promise, so that whoever is deaf knows it before calling anybody silent.
+DEAF = 45 * SECOND
 
 
 class Hearing:

@@ -24,7 +24,7 @@ TABLES = (
         epoch BIGINT NOT NULL, sequence BIGINT NOT NULL, header_sha256 BLOB NOT NULL)""",
     "CREATE TABLE IF NOT EXISTS sealed (batch BLOB NOT NULL, certificates BLOB[] NOT NULL)",
 )
-# Well below the bounds of a batch: a record with all its evidence has up to 70 KB.
+# Well below the bounds of a batch: a record with all its evidence has up to 100 KB.
 _RECORDS_A_BATCH = 500
 _BYTES_A_BATCH = 256 << 10
 

@@ -117,7 +117,7 @@ async def analysing(
         stream = Subscription(
             domain.me,
             settings.gateway,
-            settings.products,
+            settings.patterns,
             analysis.cursor,
             chains=analysis.chains,
             schema_directory=settings.state / "schemas",

@@ -9,7 +9,10 @@ from telltale.domain.service import DomainSettings
 class AnalysisSettings(DomainSettings, Thresholds):
     """Settings of the analysis service."""
 
-    products: list[str] = Field(
-        ["*"], min_length=1, max_length=64, description="Products or patterns that are analysed, in JSON."
-    )
+    products: str = Field("*", description="Products or patterns to analyse, separated by commas.")
     tick_seconds: float = Field(5, gt=0, description="How often silence is looked for and ends are told.")
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The products to subscribe to."""
+        return tuple(part.strip() for part in self.products.split(",") if part.strip())

@@ -49,6 +49,8 @@ _STREAM_TYPES = (
     *(pa.int64(), pa.int64(), pa.int64(), pa.string(), pa.int64(), pa.bool_()),
 )
 _MINUTE = 60_000_000
+# Sources declare what they lost, at any size: two such amounts still fit into an integer.
+_MOST_AMOUNT = (1 << 62) - 1
 
 
 class State:
@@ -176,23 +178,23 @@ class State:
         by_minute: dict[tuple[str, str, int, str], int] = {}
         for (product, source, at, kind), amount in amounts.items():
             key = (product, source, at // _MINUTE, kind)
-            by_minute[key] = by_minute.get(key, 0) + amount
+            by_minute[key] = min(by_minute.get(key, 0) + amount, _MOST_AMOUNT)
         if by_minute:
             self.sql.executemany(
-                "INSERT INTO shortfalls VALUES (?, ?, ?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET amount = amount + excluded.amount",
-                [[*key, amount] for key, amount in by_minute.items()],
+                "INSERT INTO shortfalls VALUES ($1, $2, $3, $4, $5)"
+                " ON CONFLICT DO UPDATE SET amount = least(amount + excluded.amount, $6)",
+                [[*key, amount, _MOST_AMOUNT] for key, amount in by_minute.items()],
             )
 
     def completeness(self, product: str, source: str, since: int, until: int) -> Completeness:
         """What is missing of a product and source between two times; empty names mean all."""
         rows = self.sql.execute(
-            """SELECT kind, sum(amount)::BIGINT FROM shortfalls
+            """SELECT kind, sum(amount) FROM shortfalls
             WHERE minute BETWEEN $since AND $until AND ($product = '' OR product = $product)
               AND ($source = '' OR source = '' OR source = $source) GROUP BY kind""",
             {"since": since // _MINUTE, "until": until // _MINUTE, "product": product, "source": source},
         ).fetchall()
-        return Completeness(**{kind: min(amount, (1 << 63) - 1) for kind, amount in rows})
+        return Completeness(**{kind: min(int(amount), _MOST_AMOUNT) for kind, amount in rows})
 
     # Growth is bounded by age.
 

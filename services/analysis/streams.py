@@ -39,9 +39,8 @@ class Stream:
     def advanced(self, header: Header, digest: bytes, received: int, freshness: int) -> "Stream":
         """The stream after its next batch."""
         sealed = of_timestamp(header.sealed_time)
-        reached = (
-            min(of_timestamp(header.last_event_time), received) if header.HasField("last_event_time") else 0
-        )
+        # Absent, or before there was time: it says nothing.
+        reached = max(0, min(of_timestamp(header.last_event_time), received))
         return replace(
             self,
             run=header.replay_run,

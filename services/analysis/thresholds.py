@@ -32,7 +32,10 @@ class Thresholds(Settings):
     )
     memory_hold_seconds: float = Field(120, ge=0, description="How long it must stay there.")
     silence_factor: float = Field(
-        3.0, ge=1, description="Multiple of a product's promised freshness after which a source is silent."
+        3.0,
+        gt=0,
+        description="Multiple of a product's promised freshness after which a source is silent; "
+        "below 1 for drills only.",
     )
     hole_grace_seconds: float = Field(
         60, gt=0, description="How long a source may take to declare batches that its chain lacks."

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from services.writer.catalog import foresee_for_ever
 from services.writer.settings import WriterSettings
 from services.writer.store import Store
 from services.writer.writer import prune_for_ever, write_for_ever
@@ -23,9 +24,13 @@ async def run(settings: WriterSettings, stopping: asyncio.Event) -> None:
         serving(me, settings.listen, Authenticator(me.trust, _platform(settings)), lambda _: None),
         asyncio.TaskGroup() as tasks,
     ):
-        pruning = tasks.create_task(prune_for_ever(store, settings.retention_seconds))
+        beside = [
+            tasks.create_task(foresee_for_ever(me, settings, store)),
+            tasks.create_task(prune_for_ever(store, settings.retention_seconds)),
+        ]
         await write_for_ever(me, settings, store, telemetry.report_refusal, stopping)
-        pruning.cancel()
+        for task in beside:
+            task.cancel()
 
 
 def _platform(settings: WriterSettings) -> str:

@@ -17,7 +17,7 @@ from telltale.api.mesh.v1.batch_pb2 import Gap, GapReason, HoleReason, LossReaso
 from telltale.api.mesh.v1.ingest_pb2 import RefusalReason
 from telltale.consume.delivered import Delivered, Missing
 from telltale.errors import BatchRefused, InvalidInput
-from telltale.seal.chain import Link, holes_of, without
+from telltale.seal.chain import Link, without
 
 # Of a refused payload this much is kept for people to look at.
 _QUARANTINED_BYTES = 64 << 10
@@ -110,7 +110,7 @@ class Group:
             first = self._append(table, decoded.records, provenance)
         else:
             inventory = Inventory(self._connection, self._numbers, item.product, item.header.source)
-            count = inventory.apply(decoded, table, provenance, follows=self._follows(item))
+            count = inventory.apply(decoded, table, provenance)
             first = self._numbers.take(self._connection, table.log, 0) - count
         batch = {
             **_identity(item),
@@ -165,9 +165,6 @@ class Group:
             self._tally.refused.append((item, refused))
         if item.signed and item.link is Link.NEXT and self._belongs(refused):
             # It has its place in the chain, although its records are not here.
-            if header.HasField("snapshot"):
-                inventory = Inventory(self._connection, self._numbers, item.product, header.source)
-                inventory.break_off(header.epoch, header.sequence + 1, header.snapshot.id)
             self._note(item)
             self._advance(item)
 
@@ -246,12 +243,6 @@ class Group:
         rows = sql.select(self._connection, "chains", ("pruned_sequence",), chain)
         return bool(rows) and item.header.sequence <= rows[0][0]
 
-    def _follows(self, item: Delivered) -> bool:
-        # After a gap the log begins with each source's last complete snapshot.
-        unexplained = item.missing and not item.after_gap
-        lost = any(last == item.header.sequence - 1 for _, last in holes_of(item.header))
-        return not unexplained and not lost
-
     def _gap(self, gap: Gap) -> None:
         reason = _name(GapReason, gap.reason, "GAP_REASON_")
         values = {
@@ -266,7 +257,6 @@ class Group:
         if sql.insert_new(self._connection, "gaps", values):
             self._tally.gaps += 1
         sql.mark_gap(self._connection, gap.product)
-        sql.delete(self._connection, "snapshots", {"product": gap.product})
         if gap.reason == GapReason.GAP_REASON_LOG_REPLACED:
             # Naming the log again would bring the same gap at every start.
             sql.delete(self._connection, "cursors", {"product": gap.product, "log": gap.log})

@@ -1,20 +1,22 @@
 """Keeps an inventory's current table and its history in step with deltas and snapshots.
 
-A snapshot applies at its end mark, with the deltas that came in between; one that misses a part is discarded.
+A snapshot applies as a whole, at its end mark; it is discarded when it lacks a part or a delta interrupts it.
 """
 
 import json
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from services.writer import sql
 from services.writer.decoding import Decoded, Row, decode_payload
 from services.writer.provenance import Provenance
 from services.writer.tables import Table
+from telltale.contract.product import Contract
 from telltale.contract.schema import Schema
 
-# Parts and bytes of one source's unfinished snapshot. Beyond that it is not kept, and cannot apply.
+# Parts and bytes of one source's unfinished snapshot. Beyond that it is given up.
 _MAX_PARTS = 256
 _MAX_BYTES = 64 << 20
 
@@ -42,7 +44,7 @@ class RowNumbers:
 
 @dataclass(frozen=True)
 class _Part:
-    """One batch of a snapshot, or a delta that came in the middle of one."""
+    """One batch of an inventory: a delta, or a part of a snapshot."""
 
     table: Table
     records: Sequence[Row]
@@ -61,67 +63,42 @@ class Inventory:
         self._key = {"product": product, "source": source}
         self._changes = 0
 
-    def apply(self, decoded: Decoded, table: Table, provenance: Provenance, *, follows: bool) -> int:
-        """Applies one batch and returns how many changes the history got.
-
-        `follows`: nothing is missing directly before it in its chain.
-        """
+    def apply(self, decoded: Decoded, table: Table, provenance: Provenance) -> int:
+        """Applies one batch and returns how many changes the history got."""
         header = decoded.item.header
         part = _Part(table, decoded.records, decoded.removed, provenance)
-        snapshot = header.snapshot.id if header.HasField("snapshot") else None
-        opened = self._opened()
-        if opened is not None and (opened[0] != header.epoch or snapshot not in (None, opened[1])):
-            self.discard()
-            opened = None
-        if not follows and (opened is not None or snapshot is not None):
-            opened = self.break_off(header.epoch, header.sequence, snapshot or (opened or (0, ""))[1])
-        if snapshot is None:
+        if not header.HasField("snapshot"):
+            # A delta in between means that the snapshot was given up.
+            self._abandon()
             self._delta(part)
-        if opened is not None or (snapshot is not None and not header.snapshot.end):
-            name = snapshot if snapshot is not None else (opened or (0, ""))[1]
-            self._stage(decoded, provenance, name)
-        if snapshot is not None and header.snapshot.end:
-            self._end(part if opened is None else None)
+        elif not self._continues(decoded):
+            # A part is missing: the rest of this snapshot is worth nothing.
+            self._abandon()
+        elif header.snapshot.end:
+            self._replace([*self._staged(), part])
+            self._abandon()
+        else:
+            self._stage(decoded, provenance)
         return self._changes
 
-    def discard(self) -> None:
-        """Forgets the unfinished snapshot."""
-        sql.delete(self._connection, "snapshots", self._key)
-
-    def break_off(self, epoch: int, sequence: int, snapshot: str) -> tuple[int, str]:
-        """Marks a snapshot as one that misses a part: its end will change nothing."""
-        self.discard()
-        marker = {
-            **self._key, "epoch": epoch, "sequence": sequence - 1, "snapshot": snapshot, "whole": False,
-            "schema_sha256": "", "log": "", "offset": 0, "received_time": "", "verified": "", "origin": "",
-            "payload": b"",
-        }  # fmt: skip
-        sql.insert_new(self._connection, "snapshots", marker)
-        return epoch, snapshot
-
-    def _opened(self) -> tuple[int, str] | None:
-        rows = sql.select(self._connection, "snapshots", ("epoch", "snapshot"), self._key, "LIMIT 1")
-        return (rows[0][0], rows[0][1]) if rows else None
-
-    def _stage(self, decoded: Decoded, provenance: Provenance, snapshot: str) -> None:
+    def _continues(self, decoded: Decoded) -> bool:
+        """Whether the batch is the next part of the snapshot that is being staged, or begins one."""
         header = decoded.item.header
-        count, size, whole = sql.select(
-            self._connection,
-            "snapshots",
-            ("count(*)", "coalesce(sum(length(payload)), 0)", "coalesce(min(whole), 1)"),
-            self._key,
-        )[0]
-        if not whole:
-            return
-        if count >= _MAX_PARTS or size + len(decoded.item.batch.payload) > _MAX_BYTES:
-            self.break_off(header.epoch, header.sequence, snapshot)
-            return
+        if header.snapshot.index == 0:
+            self._abandon()
+            return True
+        columns = ("epoch", "snapshot", "count(*)", "coalesce(sum(length(payload)), 0)")
+        epoch, snapshot, count, size = sql.select(self._connection, "staged", columns, self._key)[0]
+        follows = (epoch, snapshot, count) == (header.epoch, header.snapshot.id, header.snapshot.index)
+        return follows and count < _MAX_PARTS and size + len(decoded.item.batch.payload) <= _MAX_BYTES
+
+    def _stage(self, decoded: Decoded, provenance: Provenance) -> None:
+        header = decoded.item.header
         staged = {
             **self._key,
             "epoch": header.epoch,
             "sequence": header.sequence,
-            "snapshot": snapshot,
-            "whole": True,
+            "snapshot": header.snapshot.id,
             "schema_sha256": header.schema_sha256.hex(),
             "log": provenance.log,
             "offset": provenance.offset,
@@ -131,19 +108,32 @@ class Inventory:
             "replay_run": provenance.replay_run,
             "payload": decoded.item.batch.payload,
         }
-        sql.insert_new(self._connection, "snapshots", staged)
+        sql.insert_new(self._connection, "staged", staged)
 
-    def _end(self, only: _Part | None) -> None:
-        parts = [only] if only is not None else self._staged()
-        self.discard()
-        state: dict[str, tuple[_Part, Row]] = {}
-        for part in parts:
-            for row in part.records:
-                state[_key_of(part.table, row)] = (part, row)
-            for row in part.removed:
-                state.pop(_key_of(part.table, row), None)
-        if not parts:
-            return
+    def _staged(self) -> list[_Part]:
+        """The parts that have come, in their order."""
+        rows = sql.select(
+            self._connection,
+            "staged",
+            (
+                "schema_sha256", "payload", "source", "epoch", "sequence", "log", "offset",
+                "received_time", "verified", "origin", "replay_run",
+            ),
+            self._key,
+            "ORDER BY sequence",
+        )  # fmt: skip
+        return [self._part(digest, payload, Provenance(*rest)) for digest, payload, *rest in rows]
+
+    def _part(self, digest: str, payload: bytes, provenance: Provenance) -> _Part:
+        ((data,),) = sql.select(self._connection, "schemas", ("file_descriptor_set",), {"sha256": digest})
+        return _Part(*decode_payload(_contract(data, self._key["product"]), payload), provenance)
+
+    def _abandon(self) -> None:
+        sql.delete(self._connection, "staged", self._key)
+
+    def _replace(self, parts: Sequence[_Part]) -> None:
+        """Makes the parts of a whole snapshot the state. What a snapshot calls removed it simply lacks."""
+        state = {_key_of(part.table, row): (part, row) for part in parts for row in part.records}
         last = parts[-1]
         for key in sql.current_keys(self._connection, last.table.name, last.provenance.source):
             if key not in state:
@@ -151,32 +141,11 @@ class Inventory:
         for key, (part, row) in state.items():
             self._put(part, key, row)
 
-    def _staged(self) -> list[_Part]:
-        """The parts of the snapshot in their order; none when it is not whole."""
-        rows = sql.select(
-            self._connection,
-            "snapshots",
-            (
-                "whole", "schema_sha256", "payload", "source", "epoch", "sequence", "log", "offset",
-                "received_time", "verified", "origin", "replay_run",
-            ),
-            self._key,
-            "ORDER BY sequence",
-        )  # fmt: skip
-        if not all(row[0] for row in rows):
-            return []
-        return [self._part(digest, payload, Provenance(*rest)) for _, digest, payload, *rest in rows]
-
-    def _part(self, digest: str, payload: bytes, provenance: Provenance) -> _Part:
-        ((data,),) = sql.select(self._connection, "schemas", ("file_descriptor_set",), {"sha256": digest})
-        contract = Schema.parse(data).contract(self._key["product"])
-        return _Part(*decode_payload(contract, payload), provenance)
-
     def _delta(self, part: _Part) -> None:
-        for row in part.removed:
-            self._remove(part, _key_of(part.table, row))
         for row in part.records:
             self._put(part, _key_of(part.table, row), row)
+        for row in part.removed:
+            self._remove(part, _key_of(part.table, row))
 
     def _put(self, part: _Part, key: str, row: Row) -> None:
         table, source = part.table, part.provenance.source
@@ -207,6 +176,12 @@ class Inventory:
             self._connection, table, columns, [(*row, number, change, key, *part.provenance.values)]
         )
         self._changes += 1
+
+
+@lru_cache(maxsize=64)
+def _contract(file_descriptor_set: bytes, product: str) -> Contract:
+    # The parts of a snapshot share a schema, and compiling one takes milliseconds.
+    return Schema.parse(file_descriptor_set).contract(product)
 
 
 def _key_of(table: Table, row: Row) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -27,24 +28,69 @@ class Plans:
         self._fit.clear()
 
     def ensure(self, connection: sqlite3.Connection, item: Delivered, table: Table) -> None:
-        """Creates or widens the product's tables; raises InvalidInput, and changes nothing, if not."""
+        """Creates or widens the product's tables; raises InvalidInput, and touches no row, if it cannot."""
         contract, schema = item.contract, item.schema
         if contract is None or schema is None:
             raise InvalidInput(f"{item.product} came without its schema")
         if (schema.sha256, contract.name) in self._fit:
             return
-        known = sql.select(
-            connection, "products", ("kind", "version", "retention_seconds"), {"product": contract.name}
-        )
-        if not known:
-            _create(connection, table)
-        else:
-            _widen(connection, contract, table, kind=known[0][0])
+        known = _Known.of(connection, contract.name)
+        _make_fit(connection, contract, table, known)
         received = time_text(item.received_time)
         _keep_schema(connection, schema, received)
-        if not known or _version(contract.options.version) >= _version(known[0][1]):
-            _keep_promise(connection, contract, schema, table, received, known[0][2] if known else 0.0)
+        if not known.stored or _version(contract.options.version) >= _version(known.version):
+            # The promise is signed by a source: one source must not be able to shorten the history of all.
+            retention = max(known.retention, _seconds(contract.options.retention)) if known.stored else None
+            _keep_promise(connection, contract, schema, table, known.first_stored_time or received, retention)
         self._fit.add((schema.sha256, contract.name))
+
+
+def foresee(connection: sqlite3.Connection, contract: Contract, schema: Schema, table: Table) -> None:
+    """Creates or changes the tables of a product that has no batch yet; raises InvalidInput if it cannot.
+
+    Nobody has signed such a contract: the first batch decides, and from then on only batches do.
+    """
+    known = _Known.of(connection, contract.name)
+    if not known.stored and known.schema_sha256 != schema.sha256.hex():
+        _make_fit(connection, contract, table, known)
+        _keep_promise(connection, contract, schema, table, None, None)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the database says of a product; kind is empty when it says nothing."""
+
+    kind: str = ""
+    version: str = "0"
+    retention: float = 0.0
+    schema_sha256: str = ""
+    first_stored_time: str | None = None
+
+    @classmethod
+    def of(cls, connection: sqlite3.Connection, product: str) -> "_Known":
+        said = ("kind", "version", "retention_seconds", "schema_sha256", "first_stored_time")
+        for row in sql.select(connection, "products", said, {"product": product}):
+            return cls(*row)
+        return cls()
+
+    @property
+    def stored(self) -> bool:
+        """Whether a batch of it was stored."""
+        return self.first_stored_time is not None
+
+
+def _make_fit(connection: sqlite3.Connection, contract: Contract, table: Table, known: _Known) -> None:
+    if not known.kind:
+        _create(connection, table)
+        return
+    try:
+        _widen(connection, contract, table, known.kind)
+    except InvalidInput:
+        if known.stored:
+            raise
+        # They are empty: what fits now takes their place.
+        _drop(connection, contract.name)
+        _create(connection, table)
 
 
 def _create(connection: sqlite3.Connection, table: Table) -> None:
@@ -60,6 +106,13 @@ def _create(connection: sqlite3.Connection, table: Table) -> None:
     sql.create_log_table(connection, table)
     if table.history is not None:
         sql.create_current_table(connection, table)
+
+
+def _drop(connection: sqlite3.Connection, product: str) -> None:
+    for names in sql.select(connection, "products", ("table_name", "history_table"), {"product": product}):
+        for name in filter(None, names):
+            sql.drop_table(connection, name)
+    sql.delete(connection, "products", {"product": product})
 
 
 def _widen(connection: sqlite3.Connection, contract: Contract, table: Table, kind: str) -> None:
@@ -101,8 +154,8 @@ def _keep_promise(
     contract: Contract,
     schema: Schema,
     table: Table,
-    received: str,
-    retention: float,
+    first_stored_time: str | None,
+    retention: float | None,
 ) -> None:
     options = contract.options
     values = {
@@ -119,14 +172,11 @@ def _keep_promise(
         "limitations": json.dumps(list(options.limitations), ensure_ascii=False),
         "classification": _name(Classification.Name(options.classification), "CLASSIFICATION_"),
         "freshness_seconds": _seconds(options.freshness),
-        # The promise is signed by a source: one source must not be able to shorten the history of all.
-        "retention_seconds": max(retention, _seconds(options.retention)),
+        "retention_seconds": _seconds(options.retention) if retention is None else retention,
         "schema_sha256": schema.sha256.hex(),
+        "first_stored_time": first_stored_time,
     }
-    if sql.select(connection, "products", ("product",), {"product": contract.name}):
-        sql.update(connection, "products", {"product": contract.name}, values)
-    else:
-        sql.insert_new(connection, "products", {**values, "first_stored_time": received})
+    sql.upsert(connection, "products", ("product",), values)
 
 
 def _name(name: str, prefix: str) -> str:

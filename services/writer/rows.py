@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from services.writer.tables import DURATION, Column, Form, Table, is_wrapper
-from telltale.consume.columns import enum_name
+from telltale.contract.fields import enum_name
 from telltale.contract.shape import TIMESTAMP, is_repeated
 
 # Sorts as text, is what SQLite's own functions print, and DuckDB reads it as TIMESTAMP. Always UTC.

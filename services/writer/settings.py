@@ -21,6 +21,12 @@ class WriterSettings(IdentitySettings):
     commit_bytes: int = Field(
         16 << 20, ge=1 << 20, le=1 << 30, description="Bytes of batches after which a commit waits no longer."
     )
+    catalog_seconds: float = Field(
+        10.0,
+        gt=0.0,
+        le=86_400.0,
+        description="Pause between two looks for products that are new on the mesh.",
+    )
     retention_seconds: float = Field(
         60.0, gt=0.0, le=86_400.0, description="Pause between two removals of what is past its retention."
     )

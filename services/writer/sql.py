@@ -5,6 +5,7 @@ Names of the mesh's own tables have no underscore and a product's table always h
 
 import sqlite3
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from services.writer.tables import Table, quoted
@@ -23,30 +24,31 @@ PROVENANCE: tuple[tuple[str, str], ...] = (
 )
 PROVENANCE_NAMES = tuple(name for name, _ in PROVENANCE)
 
+# No table is WITHOUT ROWID: DuckDB counts rows of SQLite by their ROWID.
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS cursors (
         product TEXT NOT NULL, log TEXT NOT NULL, "offset" BIGINT NOT NULL, updated_time TIMESTAMP NOT NULL,
-        PRIMARY KEY (product, log)) WITHOUT ROWID""",
+        PRIMARY KEY (product, log))""",
     """CREATE TABLE IF NOT EXISTS products (
         product TEXT PRIMARY KEY, table_name TEXT NOT NULL UNIQUE, history_table TEXT,
         time_column TEXT NOT NULL, kind TEXT NOT NULL, owner TEXT NOT NULL, support TEXT NOT NULL,
         version TEXT NOT NULL, status TEXT NOT NULL, purpose TEXT NOT NULL, limitations TEXT NOT NULL,
         classification TEXT NOT NULL,
         freshness_seconds DOUBLE NOT NULL, retention_seconds DOUBLE NOT NULL, schema_sha256 TEXT NOT NULL,
-        first_stored_time TIMESTAMP NOT NULL, last_received_time TIMESTAMP,
-        batches BIGINT NOT NULL DEFAULT 0, records BIGINT NOT NULL DEFAULT 0) WITHOUT ROWID""",
+        first_stored_time TIMESTAMP, last_received_time TIMESTAMP,
+        batches BIGINT NOT NULL DEFAULT 0, records BIGINT NOT NULL DEFAULT 0)""",
     """CREATE TABLE IF NOT EXISTS chains (
         product TEXT NOT NULL, source TEXT NOT NULL, epoch BIGINT NOT NULL, sequence BIGINT NOT NULL,
         header_sha256 TEXT NOT NULL, pruned_sequence BIGINT NOT NULL DEFAULT 0,
         after_gap BOOLEAN NOT NULL DEFAULT 0,
         last_sealed_time TIMESTAMP NOT NULL, last_received_time TIMESTAMP NOT NULL,
-        PRIMARY KEY (product, source)) WITHOUT ROWID""",
+        PRIMARY KEY (product, source))""",
     """CREATE TABLE IF NOT EXISTS batches (
         product TEXT NOT NULL, source TEXT NOT NULL, epoch BIGINT NOT NULL, sequence BIGINT NOT NULL,
         header_sha256 TEXT NOT NULL, log TEXT NOT NULL, "offset" BIGINT NOT NULL,
         received_time TIMESTAMP NOT NULL, sealed_time TIMESTAMP NOT NULL, records BIGINT NOT NULL,
         first_row BIGINT, last_row BIGINT, replay_run TEXT,
-        PRIMARY KEY (product, source, epoch, sequence)) WITHOUT ROWID""",
+        PRIMARY KEY (product, source, epoch, sequence))""",
     "CREATE INDEX IF NOT EXISTS batches_by_age ON batches (product, received_time)",
     """CREATE TABLE IF NOT EXISTS gaps (
         product TEXT NOT NULL, log TEXT NOT NULL, after_offset BIGINT NOT NULL, reason TEXT NOT NULL,
@@ -71,14 +73,14 @@ SCHEMA = (
         UNIQUE (header_sha256, reason, log, "offset"))""",
     """CREATE TABLE IF NOT EXISTS schemas (
         sha256 TEXT PRIMARY KEY, products TEXT NOT NULL, file_descriptor_set BLOB NOT NULL,
-        first_stored_time TIMESTAMP NOT NULL) WITHOUT ROWID""",
-    # Parts of snapshots whose end has not come. `whole` is false once a part is known to be missing.
-    """CREATE TABLE IF NOT EXISTS snapshots (
+        first_stored_time TIMESTAMP NOT NULL)""",
+    # Parts of snapshots whose end has not come.
+    """CREATE TABLE IF NOT EXISTS staged (
         product TEXT NOT NULL, source TEXT NOT NULL, epoch BIGINT NOT NULL, sequence BIGINT NOT NULL,
-        snapshot TEXT NOT NULL, whole BOOLEAN NOT NULL, schema_sha256 TEXT NOT NULL, log TEXT NOT NULL,
+        snapshot TEXT NOT NULL, schema_sha256 TEXT NOT NULL, log TEXT NOT NULL,
         "offset" BIGINT NOT NULL, received_time TIMESTAMP NOT NULL, verified TEXT NOT NULL,
         origin TEXT NOT NULL, replay_run TEXT, payload BLOB NOT NULL,
-        PRIMARY KEY (product, source, epoch, sequence)) WITHOUT ROWID""",
+        PRIMARY KEY (product, source, epoch, sequence))""",
 )
 
 
@@ -106,6 +108,10 @@ def create_current_table(connection: sqlite3.Connection, table: Table) -> None:
     connection.execute(f"CREATE TABLE {quoted(table.name)} ({', '.join(declared)})")
 
 
+def drop_table(connection: sqlite3.Connection, table: str) -> None:
+    connection.execute(f"DROP TABLE IF EXISTS {quoted(table)}")
+
+
 def add_column(connection: sqlite3.Connection, table: str, column: str, declared: str) -> None:
     connection.execute(f"ALTER TABLE {quoted(table)} ADD COLUMN {quoted(column)} {declared}")
 
@@ -115,14 +121,14 @@ def last_row(connection: sqlite3.Connection, table: str) -> int:
 
 
 def insert_rows(
-    connection: sqlite3.Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
+    connection: sqlite3.Connection, table: str, columns: tuple[str, ...], rows: Iterable[Sequence[Any]]
 ) -> None:
     """Adds rows whose values are in the order of `columns`."""
     connection.executemany(_insert("INSERT", table, columns), rows)
 
 
 def replace_row(
-    connection: sqlite3.Connection, table: str, columns: Sequence[str], row: Sequence[Any]
+    connection: sqlite3.Connection, table: str, columns: tuple[str, ...], row: Sequence[Any]
 ) -> None:
     """Puts a row in the place of the one with its key; columns that are not named become NULL."""
     connection.execute(_insert("INSERT OR REPLACE", table, columns), row)
@@ -266,7 +272,8 @@ def prune_quarantine(connection: sqlite3.Connection, keep: int) -> int:
     ).rowcount
 
 
-def _insert(verb: str, table: str, columns: Sequence[str]) -> str:
+@lru_cache(maxsize=4_096)
+def _insert(verb: str, table: str, columns: tuple[str, ...]) -> str:
     names = ", ".join(quoted(column) for column in columns)
     return f"{verb} INTO {quoted(table)} ({names}) VALUES ({', '.join('?' * len(columns))})"
 

@@ -13,11 +13,14 @@ from services.writer import sql
 from services.writer.decoding import Decoded, decode
 from services.writer.group import Group, Tally
 from services.writer.inventory import RowNumbers
-from services.writer.plans import Plans
+from services.writer.plans import Plans, foresee
 from services.writer.rows import time_text
+from services.writer.tables import table_of
 from telltale.api.mesh.v1.batch_pb2 import Cursor, Position
 from telltale.consume.chains import KnownChain
 from telltale.consume.delivered import Delivered, Item, Missing
+from telltale.contract.product import Contract
+from telltale.contract.schema import Schema
 from telltale.seal.chain import Head
 from telltale.sqlite import Database
 
@@ -73,6 +76,11 @@ class Store:
             # What they remember of tables and rows was rolled back. Only this commit used them.
             self._forget()
             raise
+
+    async def foresee(self, contract: Contract, schema: Schema) -> None:
+        """Makes the tables of a product that nobody has sent yet; raises InvalidInput if it cannot."""
+        table = table_of(contract)
+        await self._database.write(partial(foresee, contract=contract, schema=schema, table=table))
 
     async def prune(self, now: datetime) -> int:
         """Removes what is past its product's retention, in short transactions; returns the batches."""

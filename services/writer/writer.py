@@ -17,6 +17,7 @@ from telltale.consume.subscription import Subscription
 from telltale.errors import BatchRefused, Unavailable
 from telltale.identity.workload import Workload
 from telltale.rpc.client import backoff
+from telltale.source.telemetry import REFUSALS
 
 _log = structlog.get_logger("telltale.writer")
 
@@ -43,8 +44,8 @@ async def write_for_ever(
                     return
                 _count(group, tally)
                 for item, refused in tally.refused:
-                    # What it reports is a product too: a refusal of its own report would go round for ever.
-                    if item.header.source != str(me.spiffe_id):
+                    # A refusal of its own report would go round for ever.
+                    if (item.product, item.header.source) != (REFUSALS, str(me.spiffe_id)):
                         report(item.header, refused)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from telltale.cli import show
 from telltale.cli.enrolment import audiences, enrolled
 from telltale.cli.home import Home
+from telltale.cli.processes import LOOPBACK
 from telltale.identity.keys import write_secret
 
 _FILES = {"certificate": "certificate.pem", "key": "key.pem", "ca": "ca.pem", "token": "token"}
@@ -43,10 +44,11 @@ async def credentials(home: Home, name: str, *, as_json: bool) -> None:
 
 def grpcurl_line(files: dict[str, Path], gateway: str) -> str:
     """The call that lists the products. The token is read by the shell, so it is in no history."""
-    port = gateway.rpartition(":")[2]
+    host, _, port = gateway.rpartition(":")
+    target = f"localhost:{port}" if host == LOOPBACK else f"-authority localhost {gateway}"
     quoted = {kind: shlex.quote(str(path)) for kind, path in files.items()}
     # The gateway's certificate names no address; on its own machine it proves `localhost`.
     return (
         f"grpcurl -cacert {quoted['ca']} -cert {quoted['certificate']} -key {quoted['key']} "
-        f'-H "authorization: Bearer $(cat {quoted["token"]})" localhost:{port} list'
+        f'-H "authorization: Bearer $(cat {quoted["token"]})" {target} list'
     )

@@ -1,6 +1,6 @@
 """Snapshots as a terminal shows them: tables for people, plain lines for logs. Pure functions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from rich.console import Group, RenderableType
@@ -8,32 +8,52 @@ from rich.table import Table
 from rich.text import Text
 
 from telltale.cli.show import age, printable, size
-from telltale.cli.snapshot import ProductView, Snapshot
+from telltale.cli.snapshot import FindingView, ProductView, Snapshot
 from telltale.cli.supervisor import ChildStatus, State
 
 LIVE = "LIVE"
+_LONGEST_ENTITY = 32
+# No screen is higher.
+_TALL = 10_000
 _STATE_STYLES = {State.RUNNING: "green", State.STARTING: "yellow", State.WAITING: "red", State.STOPPED: "dim"}
 _SEVERITY_STYLES = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "cyan"}
 
 
-def dashboard(snapshot: Snapshot, now: datetime, header: str) -> RenderableType:
-    """The whole screen."""
-    parts: list[RenderableType] = [Text(header, style="bold"), Text("")]
+def dashboard(snapshot: Snapshot, now: datetime, header: str, height: int = _TALL) -> RenderableType:
+    """The whole screen. Where it is too low for everything, what is well makes room for what is not."""
+    above: list[RenderableType] = [_line(header, "bold"), _line("")]
     if snapshot.problem:
-        parts += [Text(printable(snapshot.problem), style="yellow"), Text("")]
-    parts += [product_table(snapshot, now), Text(""), process_table(snapshot), Text(""), findings(snapshot)]
-    return Group(*parts)
+        above += [_line(printable(snapshot.problem), "yellow"), _line("")]
+    products, found = len(snapshot.products), snapshot.findings
+    # Each of the three tables has a line of headings, and an empty line parts it from the next.
+    missing = len(above) + products + len(snapshot.processes) + len(found) + 5 - height
+    processes: RenderableType = process_table(snapshot)
+    if missing > 0:
+        processes = process_line(snapshot)
+        missing -= len(snapshot.processes)
+    if missing > 0:
+        found = found[: max(1, len(found) - missing)]
+        missing -= len(snapshot.findings) - len(found)
+    table = product_table(snapshot, now, most=max(1, products - max(0, missing)))
+    return Group(*above, table, _line(""), processes, _line(""), findings(found))
 
 
-def product_table(snapshot: Snapshot, now: datetime) -> Table:
-    """A line for each product."""
+def product_table(snapshot: Snapshot, now: datetime, most: int = _TALL) -> Table:
+    """A line for each product. Of more than `most` it leaves out some that live, and says how many."""
+    products = snapshot.products
+    left_out = 0
+    if len(products) > most:
+        by_need = sorted(products, key=lambda product: product.state == LIVE)
+        kept = {product.name for product in by_need[: most - 1]}
+        left_out = len(products) - len(kept)
+        products = tuple(product for product in products if product.name in kept)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("PRODUCT")
-    table.add_column("KIND")
-    for name in ("RATE/S", "FRESHNESS", "LAG", "RECEIVED", "STORED"):
-        table.add_column(name, justify="right")
-    table.add_column("STATE")
-    for product in snapshot.products:
+    for name in ("PRODUCT", "KIND"):
+        table.add_column(name, no_wrap=True)
+    for name in ("RATE/S", "FRESH", "LAG", "RECEIVED", "STORED"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("STATE", no_wrap=True)
+    for product in products:
         table.add_row(
             Text(printable(product.name)),
             product.kind,
@@ -44,7 +64,20 @@ def product_table(snapshot: Snapshot, now: datetime) -> Table:
             "-" if product.stored is None else f"{product.stored:,}",
             state(product, now),
         )
+    if left_out:
+        table.add_row(Text(f"... {left_out} more", style="dim"))
     return table
+
+
+def process_line(snapshot: Snapshot) -> Text:
+    """The processes in one line: how many run, and which do not."""
+    running = sum(process.state is State.RUNNING for process in snapshot.processes)
+    line = _line(f"PROCESSES  {running} of {len(snapshot.processes)} run", "bold")
+    for process in snapshot.processes:
+        if process.state is not State.RUNNING:
+            words = f"  {process.name} {process.state.value} {printable(process.detail)}".rstrip()
+            line.append(words, style=_STATE_STYLES[process.state])
+    return line
 
 
 def process_table(snapshot: Snapshot) -> Table:
@@ -68,15 +101,17 @@ def process_table(snapshot: Snapshot) -> Table:
     return table
 
 
-def findings(snapshot: Snapshot) -> RenderableType:
+def findings(found: Sequence[FindingView]) -> RenderableType:
     """The latest findings, or that there is none."""
-    if not snapshot.findings:
+    if not found:
         return Text("FINDINGS  none", style="dim")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("FINDINGS", "SEVERITY", "STATE", "ENTITY"):
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
+    for name in ("FINDINGS", "SEVERITY", "STATE"):
         table.add_column(name, no_wrap=True)
-    table.add_column("WHAT", overflow="ellipsis", no_wrap=True)
-    for finding in snapshot.findings:
+    table.add_column("ENTITY", no_wrap=True, max_width=_LONGEST_ENTITY)
+    # It alone gives way on a narrow screen.
+    table.add_column("WHAT", overflow="ellipsis", no_wrap=True, ratio=1)
+    for finding in found:
         table.add_row(
             printable(finding.time),
             Text(printable(finding.severity), style=_SEVERITY_STYLES.get(finding.severity, "")),
@@ -147,6 +182,11 @@ def totals(snapshot: Snapshot) -> str:
         f"{live} of {len(snapshot.products)} products live, {snapshot.received:,} records in, "
         f"{snapshot.stored:,} stored, {snapshot.findings_total:,} findings"
     )
+
+
+def _line(text: str, style: str = "") -> Text:
+    """A text that never takes two lines: the height of the screen is counted in them."""
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
 def clock(now: datetime | None = None) -> str:

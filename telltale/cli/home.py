@@ -3,9 +3,10 @@
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from telltale.errors import ConfigurationError, Precondition
@@ -26,6 +27,8 @@ class Mesh:
     enrollment: str
     # Process that supervises it.
     pid: int
+    # The authority of each domain: where operators ask for join tokens.
+    authorities: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,17 @@ class Home:
         return self.path / "credentials" / name
 
     def create(self) -> None:
-        """Makes the home; nobody but its owner may look inside."""
-        for directory in (self.path, self.logs):
-            private_directory(directory)
+        """Makes the home, which nobody but its owner may enter; one that is there keeps its mode."""
+        try:
+            if private_directory(self.path).stat().st_mode & stat.S_IWOTH:
+                raise ConfigurationError(
+                    f"everybody may write to {self.path}, so it is no place for keys; choose another --home"
+                )
+            private_directory(self.logs)
+        except OSError as refused:
+            raise ConfigurationError(
+                f"{self.path} cannot be a mesh's home: {refused.strerror}; choose another --home"
+            ) from None
 
     def write_mesh(self, mesh: Mesh) -> None:
         """Tells the command line where the mesh is."""
@@ -131,7 +142,6 @@ class Home:
 
 
 def private_directory(path: Path) -> Path:
-    """Makes a directory that only its owner may enter."""
-    path.mkdir(parents=True, exist_ok=True)
-    path.chmod(0o700)
+    """Makes a directory that only its owner may enter; one that exists is somebody's choice and stays."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path

@@ -4,12 +4,14 @@ Every command imports what it needs when it runs, so that `telltale --help` answ
 """
 
 import asyncio
+import ipaddress
 import logging
 import os
+import resource
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -43,6 +45,21 @@ class Seconds(click.ParamType[float]):
         return seconds
 
 
+class Address(click.ParamType[str]):
+    """An IPv4 address that can be dialled."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            address = ipaddress.IPv4Address(value)
+        except ValueError:
+            address = ipaddress.IPv4Address(0)
+        if address.is_unspecified or address.is_multicast:
+            self.fail(f"{value!r} is no IPv4 address that others could dial", param, ctx)
+        return str(address)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--home",
@@ -65,13 +82,20 @@ def cli(context: click.Context, home: Path) -> None:
 @click.option(
     "--port", type=click.IntRange(1, 65535), default=7443, show_default=True, help="Port of the gateway."
 )
+@click.option(
+    "--address",
+    type=Address(),
+    default="127.0.0.1",
+    show_default=True,
+    help="IPv4 address of this machine to listen on; hosts that shall join need to reach it.",
+)
 @as_json
 @click.pass_obj
-def up(home: Home, seconds: float | None, port: int, as_json: bool) -> None:
+def up(home: Home, seconds: float | None, port: int, address: str, as_json: bool) -> None:
     """Run the mesh on this machine until Ctrl-C."""
     from telltale.cli import up as command
 
-    _run(command.up(home, port=port, seconds=seconds, as_json=as_json))
+    _run(command.up(home, address=address, port=port, seconds=seconds, as_json=as_json))
 
 
 @cli.command()
@@ -170,6 +194,65 @@ def credentials(home: Home, name: str, as_json: bool) -> None:
 
 
 @cli.group()
+def agent() -> None:
+    """Bring hosts into the mesh."""
+
+
+@agent.command("token")
+@click.argument("host")
+@click.option("--domain", default="servers", show_default=True, help="Domain that the host's agent is of.")
+@as_json
+@click.pass_obj
+def agent_token(home: Home, host: str, domain: str, as_json: bool) -> None:
+    """Make a single-use join token for a host, valid for 10 minutes."""
+    from telltale.cli import agent as command
+
+    _run(command.token(home, host, domain, as_json=as_json))
+
+
+@agent.command("join")
+@click.argument("address")
+@click.option("--token", "token", help="The join token.")
+@click.option("--token-file", type=click.File(), help="File with the join token; `-` is the standard input.")
+@click.option("--root", required=True, help="SHA-256 of the mesh's root certificate, in hexadecimal.")
+@click.option(
+    "--state",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("/var/lib/telltale-agent"),
+    envvar="TELLTALE_STATE",
+    show_default=True,
+    show_envvar=True,
+    help="Directory of the agent: key, certificate, spool.",
+)
+@click.option("--authority", default="", help="host:port of the authority, where it does not say so itself.")
+@click.option("--service", default="", help="host:port of the domain service, likewise.")
+@click.option("--run/--no-run", default=True, help="Become the agent, or leave that to the service manager.")
+def agent_join(
+    address: str,
+    token: str | None,
+    token_file: IO[str] | None,
+    root: str,
+    state: Path,
+    authority: str,
+    service: str,
+    run: bool,
+) -> None:
+    """Join the mesh with this host: enrol at ADDRESS, then run the agent.
+
+    ADDRESS, token and root are what `telltale agent token` printed.
+    """
+    from telltale.cli import agent as command
+
+    if (token is None) == (token_file is None):
+        raise click.UsageError("give either --token or --token-file", click.get_current_context())
+    text = token if token is not None else token_file.read() if token_file is not None else ""
+    state = state.expanduser().absolute()
+    _run(command.join(address, text, root, state, authority=authority, service=service))
+    if run:
+        command.run(state)
+
+
+@cli.group()
 def product() -> None:
     """Work on a data product's contract."""
 
@@ -190,21 +273,43 @@ def product_new(name: str, kind: str) -> None:
     for path in scaffold.new_product(name, kind, Path.cwd()):
         click.echo(path)
     click.echo(scaffold.next_steps(name))
-    click.echo(scaffold.next_steps(name))
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs a command and ends the process."""
     # Read when gRPC is imported: a server that is not there yet is no reason for its stack traces.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    sys.exit(_exit_code(lambda: cli.main(args=arguments, prog_name="telltale", standalone_mode=False)))
+    # An operator's key and token are in memory: a crash must not leave them in a file.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _open_closed_outputs()
+    words = sys.argv[1:] if arguments is None else arguments
+    sys.exit(_exit_code(lambda: _invoke(words)))
 
 
-def _exit_code(command: Callable[[], Any]) -> int:
+def _invoke(words: list[str]) -> None:
+    # Not `cli.main`: it takes a closed pipe for a failure.
+    with cli.make_context("telltale", list(words)) as context:
+        cli.invoke(context)
+
+
+def _open_closed_outputs() -> None:
+    """Whoever closed an output (`>&-`) does not want to read it; everything else goes on as ever."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")
+
+
+def _exit_code(command: Callable[[], None]) -> int:
     try:
-        result = command()
+        command()
         sys.stdout.flush()
-        return result if isinstance(result, int) else 0
+        return 0
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.exceptions.NoArgsIsHelpError as asked:
+        print(asked.format_message(), file=sys.stderr)
+        return MISUSED
     except click.UsageError as misuse:
         where = f" (see `{misuse.ctx.command_path} --help`)" if misuse.ctx else ""
         return _say(f"{misuse.format_message()}{where}", MISUSED)
@@ -218,6 +323,9 @@ def _exit_code(command: Callable[[], Any]) -> int:
         return 0
     except TelltaleError as failure:
         return _say(str(failure), FAILED)
+    except OSError as refused:
+        # A full disk, a directory of somebody else's: nothing that reading the code would explain.
+        return _say(": ".join(str(part) for part in (refused.filename, refused.strerror) if part), FAILED)
     except Exception as failure:
         if os.environ.get("TELLTALE_DEBUG"):
             raise
@@ -232,7 +340,10 @@ def _one_line(failure: BaseException) -> str:
 
 
 def _say(message: str, code: int) -> int:
-    print(f"telltale: {' '.join(message.split())}", file=sys.stderr)
+    from telltale.cli.show import printable
+
+    # A message may quote what a peer said.
+    print(f"telltale: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 
@@ -244,7 +355,7 @@ def _run(command: Coroutine[Any, Any, None]) -> None:
         raise KeyboardInterrupt from None
     except BaseExceptionGroup as group:
         # A task group wraps the error that ended it; people want the error.
-        known = group.subgroup((TelltaleError, BrokenPipeError, KeyboardInterrupt))
+        known = group.subgroup((TelltaleError, OSError, KeyboardInterrupt))
         cause: BaseException = known or group
         while isinstance(cause, BaseExceptionGroup):
             cause = cause.exceptions[0]

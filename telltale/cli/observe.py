@@ -14,7 +14,7 @@ from telltale.api.mesh.v1.product_pb2 import Kind
 from telltale.cli.history import Stored, latest_findings, stored
 from telltale.cli.home import Home
 from telltale.cli.operator import Operator, operator
-from telltale.cli.snapshot import FindingView, ProductView, Rates, Snapshot
+from telltale.cli.snapshot import FindingView, Lags, ProductView, Rates, Snapshot
 from telltale.cli.supervisor import ChildStatus
 from telltale.errors import TelltaleError
 from telltale.rpc.client import backoff
@@ -31,7 +31,9 @@ class Observer:
     def __init__(self, home: Home, operator: Operator | None = None) -> None:
         self._home = home
         self._rates = Rates()
+        self._lags = Lags()
         self._operator = operator
+        self._connected = asyncio.Event()
         self._problem = "connecting to the gateway"
         self._entries: Sequence[CatalogEntry] = ()
         self._before: Mapping[str, Stored] = {}
@@ -64,13 +66,21 @@ class Observer:
         while True:
             try:
                 async with operator(self._home, DASHBOARD) as self._operator:
+                    self._connected.set()
                     await asyncio.Event().wait()
             except TelltaleError as failed:
                 self._problem = str(failed)
             finally:
                 self._operator = None
+                self._connected.clear()
             attempt += 1
             await asyncio.sleep(backoff(attempt))
+
+    async def operator(self) -> Operator:
+        """The dashboard's operator, as soon as it is enrolled."""
+        while self._operator is None:
+            await self._connected.wait()
+        return self._operator
 
     async def _ask_catalog(self) -> None:
         if self._operator is None:
@@ -99,7 +109,9 @@ class Observer:
             stored=new,
             rate=self._rates.of(name, entry.records, time.monotonic()),
             freshness=(now - event).total_seconds() if event else None,
-            lag=_lag(received, held),
+            lag=self._lags.of(name, received, held.received, now)
+            if received and held and held.received
+            else None,
         )
 
     def _new(self, product: str, rows: Mapping[str, Stored]) -> int | None:
@@ -119,13 +131,6 @@ async def observing(home: Home) -> AsyncIterator[Observer]:
         connection.cancel()
         with suppress(asyncio.CancelledError):
             await connection
-
-
-def _lag(received: datetime | None, held: Stored | None) -> float | None:
-    """Seconds from the latest stored batch to the latest that passed the gateway, if both are known."""
-    if received is None or held is None or held.received is None:
-        return None
-    return max(0.0, (received - held.received).total_seconds())
 
 
 def _moment(entry: CatalogEntry, field: str) -> datetime | None:

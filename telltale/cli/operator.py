@@ -12,7 +12,7 @@ from telltale.api.mesh.v1 import catalog_pb2, catalog_pb2_grpc, stream_pb2
 from telltale.cli.enrolment import audiences, enrolled
 from telltale.cli.home import Home, Mesh
 from telltale.contract.image import Image
-from telltale.contract.product import Contract, contracts_in
+from telltale.contract.product import Contract, contract_of
 from telltale.contract.reflection import pull
 from telltale.contract.schema import message_class
 from telltale.errors import InvalidInput, NotFound, TelltaleError, Unavailable
@@ -68,12 +68,10 @@ class Operator:
         except grpc.aio.AioRpcError as failed:
             raise translated(failed, self.mesh) from failed
         image = Image.of_files(files.values())
-        for contract in contracts_in(image):
-            if contract.name == entry.product.name:
-                return image, contract
-        raise Unavailable(
-            f"the gateway lists {product} and does not reflect it yet; try again in a few seconds"
-        )
+        try:
+            return image, contract_of(image, entry.service)
+        except InvalidInput as wrong:
+            raise Unavailable(f"the gateway does not describe {product} as it should: {wrong}") from wrong
 
     async def listed(self, contract: Contract, condition: str) -> AsyncIterator[Any]:
         """The entries of an inventory, page by page."""

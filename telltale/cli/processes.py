@@ -18,6 +18,7 @@ from telltale.naming import OPERATORS, PLATFORM, SpiffeId, server_name, trust_do
 
 LOOPBACK = "127.0.0.1"
 GATEWAY = "gateway"
+AGENT = "agent"
 # Ports that the kernel gives to no outgoing connection, so that none is lost before its process listens.
 _PORTS = range(20000, 32768)
 # What a child inherits beside Telltale's own settings; the rest of the environment is nobody's business.
@@ -40,6 +41,8 @@ class Process:
     aliases: tuple[str, ...] = ()
     addresses: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    # Whether it joins over the wire as on any other host, not with a join token that is made here.
+    joins: bool = False
 
     def spiffe_id(self, mesh: str) -> SpiffeId:
         return SpiffeId(trust_domain(self.domain, mesh), self.path)
@@ -61,7 +64,14 @@ def processes(host: str) -> tuple[Process, ...]:
             WRITER, "services.writer", PLATFORM, "/writer", "writer", files={"TELLTALE_DATABASE": DATABASE}
         ),
         Process("analysis", "services.analysis", "analysis", "/service", "service"),
-        Process("agent", "agent", "servers", f"/agent/{host}", addresses={"TELLTALE_SERVICE": "servers"}),
+        Process(
+            AGENT,
+            "agent",
+            "servers",
+            f"/agent/{host}",
+            addresses={"TELLTALE_SERVICE": "servers"},
+            joins=True,
+        ),
     )
 
 
@@ -73,6 +83,8 @@ class Plan:
     mesh: str
     processes: tuple[Process, ...]
     addresses: Mapping[str, str]
+    # IPv4 address that everything listens on.
+    address: str = LOOPBACK
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -87,6 +99,7 @@ class Plan:
             authority=self.addresses[authority(OPERATORS)],
             enrollment=self.addresses[enrollment(OPERATORS)],
             pid=os.getpid(),
+            authorities={domain: self.addresses[authority(domain)] for domain in self.domains},
         )
 
     def programs(self) -> list[Program]:
@@ -104,27 +117,33 @@ class Plan:
             "TELLTALE_TRUST": str(self.home.trust),
             "TELLTALE_AUTHORITY": self.addresses[authority(process.domain)],
             "TELLTALE_ENROLLMENT": self.addresses[enrollment(process.domain)],
-            "TELLTALE_JOIN_TOKEN_FILE": str(join_token(self.home, process)),
             "TELLTALE_GATEWAY": self.addresses[GATEWAY],
             "TELLTALE_PLATFORM": self.addresses["platform"],
             **{name: self.addresses[target] for name, target in process.addresses.items()},
             **{name: str(state / file) for name, file in process.files.items()},
         }
+        if not process.joins:
+            environment["TELLTALE_JOIN_TOKEN_FILE"] = str(join_token(self.home, process))
+        if process.name == GATEWAY:
+            # Where every domain service of this plan listens, and nowhere else.
+            environment["TELLTALE_DOMAIN_ADDRESSES"] = f"{self.address}/32"
         if process.serves is not None:
             environment["TELLTALE_LISTEN"] = self.addresses[process.name]
             environment["TELLTALE_ADVERTISE"] = self.addresses[process.name]
         return self._program(process.name, process.module, (), environment, self.addresses.get(process.name))
 
     def _authorities(self) -> dict[str, str]:
+        services = {process.domain: process.name for process in self.processes if process.path == "/service"}
         served = [
             {
                 "directory": str(self.home.authority(domain)),
                 "listen": self.addresses[authority(domain)],
                 "enrollment": self.addresses[enrollment(domain)],
+                "service_address": self.addresses.get(services.get(domain, ""), ""),
             }
             for domain in self.domains
         ]
-        return {"TELLTALE_AUTHORITIES": json.dumps(served)}
+        return {"TELLTALE_AUTHORITIES": json.dumps(served), "TELLTALE_TRUST": str(self.home.trust)}
 
     def _program(
         self,
@@ -150,9 +169,11 @@ class Plan:
         )
 
 
-def plan(home: Home, mesh: str, port: int) -> Plan:
+def plan(home: Home, mesh: str, port: int, address: str = LOOPBACK) -> Plan:
     """Gives every process its address; raises Precondition when the gateway's port is taken."""
-    if not is_free(port):
+    if not is_free(0, address):
+        raise Precondition(f"{address} is no address of this machine; choose another --address")
+    if not is_free(port, address):
         raise Precondition(f"port {port} is taken; choose another with --port")
     members = processes(host_name())
     servers = [process.name for process in members if process.serves and process.name != GATEWAY]
@@ -162,9 +183,9 @@ def plan(home: Home, mesh: str, port: int) -> Plan:
         *(authority(domain) for domain in draft.domains),
         *(enrollment(domain) for domain in draft.domains),
     ]
-    ports = dict(zip(names, free_ports(len(names), but=port), strict=True))
-    addresses = {name: f"{LOOPBACK}:{number}" for name, number in {**ports, GATEWAY: port}.items()}
-    return Plan(home, mesh, members, addresses)
+    ports = dict(zip(names, free_ports(len(names), but=port, address=address), strict=True))
+    addresses = {name: f"{address}:{number}" for name, number in {**ports, GATEWAY: port}.items()}
+    return Plan(home, mesh, members, addresses, address)
 
 
 def authority(domain: str) -> str:
@@ -188,18 +209,18 @@ def host_name(name: str | None = None) -> str:
     return safe.strip(".-")[:63] or "host"
 
 
-def is_free(port: int) -> bool:
+def is_free(port: int, address: str = LOOPBACK) -> bool:
     """Whether a server could listen on the port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((LOOPBACK, port))
+            probe.bind((address, port))
         except OSError:
             return False
     return True
 
 
-def free_ports(count: int, *, but: int) -> Sequence[int]:
+def free_ports(count: int, *, but: int, address: str = LOOPBACK) -> Sequence[int]:
     """Ports that nobody listens on, all different."""
     found: list[int] = []
     with ExitStack() as held:
@@ -209,7 +230,7 @@ def free_ports(count: int, *, but: int) -> Sequence[int]:
             probe = held.enter_context(socket.socket())
             try:
                 if port != but:
-                    probe.bind((LOOPBACK, port))
+                    probe.bind((address, port))
                     found.append(port)
             except OSError:
                 continue

@@ -32,6 +32,7 @@ service $title {
     retention: {seconds: $retention}
   };
   // Streams sealed batches from the cursor on, then live. The caller needs `subscribe` on this product.
+  // PERMISSION_DENIED without it; UNAUTHENTICATED when the caller's token expires: go on from the cursor.
   rpc Subscribe(telltale.api.mesh.v1.SubscribeRequest) returns (stream ${title}Frame);
 $methods}
 
@@ -58,8 +59,10 @@ $listing""")
 
 INVENTORY_METHODS = Template("""\
   // Returns the current state, a page at a time. The caller needs `list` on this product.
+  // PERMISSION_DENIED without it; INVALID_ARGUMENT when the filter or the page token does not hold.
   rpc List(telltale.api.mesh.v1.ListRequest) returns (${title}List);
   // Streams the current state, a sync mark, then every change. The caller needs `subscribe` on this product.
+  // PERMISSION_DENIED without it; UNAUTHENTICATED when the caller's token expires: watch again.
   rpc Watch(telltale.api.mesh.v1.WatchRequest) returns (stream ${title}Frame);
 """)
 

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Protocol, TextIO
 
@@ -37,7 +38,9 @@ class Lines:
     def show(self, snapshot: Snapshot) -> None:
         for change in changes(self._before, snapshot):
             self.say(change)
-        self._before = snapshot
+        # A gateway that starts again shows its products one after the other: they are no news.
+        known = {product.name: product for product in (*self._before.products, *snapshot.products)}
+        self._before = replace(snapshot, products=tuple(known.values()))
         if time.monotonic() - self._said >= _TOTALS_EVERY:
             self._said = time.monotonic()
             self.say(totals(snapshot))
@@ -63,7 +66,8 @@ class Terminal:
         self._draw(f"{self._header}  ({text})")
 
     def _draw(self, header: str) -> None:
-        self._live.update(dashboard(self._shown, datetime.now(UTC), header), refresh=True)
+        height = self._live.console.size.height
+        self._live.update(dashboard(self._shown, datetime.now(UTC), header, height), refresh=True)
 
 
 @contextmanager

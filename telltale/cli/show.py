@@ -1,6 +1,7 @@
 """What a command prints: records as plain values, tables for people, one JSON document for programs."""
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -13,14 +14,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from telltale.contract.fields import enum_name
+
 Row = dict[str, Any]
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+# DEL and the second range of controls, and what changes the direction of the text around it.
+_UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# One value must not take the time and the screen of all others; JSON has it whole.
+_LONGEST_CELL = 10_000
 
 
 def row_of(message: Message) -> Row:
     """A message as plain values under its field names; fields that can be absent and are have None.
 
-    Times are ISO 8601 in UTC, durations seconds, enums their names, bytes hexadecimal.
+    Times are ISO 8601 in UTC, durations seconds, enums their names without the prefix, bytes
+    hexadecimal.
     """
     row: Row = {}
     for field in message.DESCRIPTOR.fields:
@@ -48,8 +56,7 @@ def plain(field: Any, value: Any) -> Any:
             return value.seconds + value.nanos / 1e9  # type: ignore[attr-defined]
         return row_of(value)
     if field.enum_type is not None:
-        known = field.enum_type.values_by_number.get(value)
-        return known.name if known else value
+        return enum_name(field.enum_type, value)
     return value.hex() if isinstance(value, bytes) else value
 
 
@@ -65,13 +72,19 @@ def iso(moment: Timestamp) -> str:
 
 def document(content: Any) -> None:
     """Prints one JSON document."""
-    sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(_json(content, indent=2) + "\n")
 
 
 def line(content: Any) -> None:
     """Prints one JSON object on one line, at once: for what never ends."""
-    sys.stdout.write(json.dumps(content, ensure_ascii=False) + "\n")
+    sys.stdout.write(_json(content) + "\n")
     sys.stdout.flush()
+
+
+def _json(content: Any, indent: int | None = None) -> str:
+    """JSON that is safe to look at: what it leaves unescaped may still drive a terminal, such as U+009B."""
+    text = json.dumps(content, indent=indent, ensure_ascii=False)
+    return _UNSAFE_IN_JSON.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:
@@ -83,7 +96,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) 
     made = Table(box=None, pad_edge=False, header_style="bold")
     for index, column in enumerate(columns):
         numeric = all(isinstance(cells[index], int | float) for cells in lines)
-        made.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        made.add_column(Text(cell(column)), justify="right" if numeric else "left", overflow="fold")
     for cells in lines:
         made.add_row(*(Text(cell(value)) for value in cells))
     draw(made)
@@ -114,7 +127,7 @@ def cell(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(cell(item) for item in value)
     if isinstance(value, dict):
-        return json.dumps(value, ensure_ascii=False)
+        return printable(json.dumps(value, ensure_ascii=False))
     if isinstance(value, float):
         return f"{value:.4g}"
     return printable(str(value))
@@ -122,6 +135,8 @@ def cell(value: Any) -> str:
 
 def printable(text: str) -> str:
     """Text without control characters: what a host reports must not drive the reader's terminal."""
+    if len(text) > _LONGEST_CELL:
+        text = f"{text[:_LONGEST_CELL]}... ({len(text):,} characters)"
     return "".join(
         character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
     )

@@ -9,6 +9,8 @@ from telltale.cli.supervisor import ChildStatus
 
 # Long enough to average products that speak every ten seconds.
 _RATE_WINDOW = 30.0
+# Looks of which a product remembers what came in; an hour of them.
+_MOST_WAITING = 3600
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class ProductView:
     rate: float | None
     # Age of the newest event.
     freshness: float | None
-    # How far the latest stored batch is behind the latest received one.
+    # How long the oldest batch waits that came in and is not stored, as far as it was noticed.
     lag: float | None
 
 
@@ -96,3 +98,22 @@ class Rates:
             readings.popleft()
         (then, first), (_, last) = readings[0], readings[-1]
         return (last - first) / (now - then) if now > then else None
+
+
+@dataclass
+class Lags:
+    """How long received batches wait to be stored: of a slow product the interval between two is no delay."""
+
+    _waiting: dict[str, deque[datetime]] = field(default_factory=dict)
+
+    def of(self, product: str, received: datetime, stored: datetime, now: datetime) -> float:
+        """Takes the received times of the latest batch that came in and of the latest that is stored."""
+        waiting = self._waiting.setdefault(product, deque(maxlen=_MOST_WAITING))
+        if received > stored and (not waiting or received > waiting[-1]):
+            # When there is no room, the middle of a long wait goes, not its start.
+            if len(waiting) == _MOST_WAITING:
+                waiting.pop()
+            waiting.append(received)
+        while waiting and waiting[0] <= stored:
+            waiting.popleft()
+        return max(0.0, (now - waiting[0]).total_seconds()) if waiting else 0.0

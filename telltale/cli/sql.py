@@ -18,7 +18,7 @@ from telltale.errors import InvalidInput, LimitExceeded, NotFound
 _EXTENSION = "sqlite_scanner"
 _MEMORY_LIMIT = "512MB"
 _THREADS = 2
-# Table functions that read only their arguments and the catalogue. Everything else is refused, above all
+# Table functions that read only their arguments and the catalog. Everything else is refused, above all
 # what the SQLite extension adds: those would open any database file of this machine.
 _TABLE_FUNCTIONS = frozenset(
     {

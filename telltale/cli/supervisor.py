@@ -5,15 +5,18 @@ when the supervisor dies, however it dies. They survive that by design, so SIGKI
 """
 
 import asyncio
+import json
 import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+
+from telltale.errors import TelltaleError
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TAIL_BYTES = 8192
@@ -21,7 +24,10 @@ _TAIL_BYTES = 8192
 
 @dataclass(frozen=True)
 class Program:
-    """What to run. `port` is where it listens once it is ready; None when it binds none."""
+    """What to run. `port` is where it listens once it is ready; None when it binds none.
+
+    `before` has to succeed once before the first start; it is tried again when it raises a TelltaleError.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -29,6 +35,7 @@ class Program:
     directory: Path
     log: Path
     port: int | None = None
+    before: Callable[[], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,8 @@ class Child:
             os.truncate(log, 0)
 
     async def _run(self) -> None:
+        if self.program.before is not None and not await self._prepared(self.program.before):
+            return
         delay = self._bounds.first_delay
         while True:
             started = time.monotonic()
@@ -118,6 +127,28 @@ class Child:
                 return
             delay = min(delay * 2, self._bounds.longest_delay)
             self._restarts += 1
+
+    async def _prepared(self, before: Callable[[], Awaitable[None]]) -> bool:
+        """Whether the program may start; False when it shall stop instead."""
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            while not self._stopping.is_set():
+                preparing = asyncio.ensure_future(before())
+                try:
+                    await asyncio.wait({preparing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                    if preparing.done():
+                        preparing.result()
+                        self._ended = ""
+                        return True
+                except TelltaleError as failed:
+                    self._ended = str(failed)
+                finally:
+                    preparing.cancel()
+                    await asyncio.gather(preparing, return_exceptions=True)
+                await asyncio.wait({stopping}, timeout=self._bounds.first_delay)
+            return False
+        finally:
+            stopping.cancel()
 
     async def _run_once(self) -> None:
         log = os.open(self.program.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -144,7 +175,9 @@ class Child:
             # What the process left behind in its group; the process itself when we are cancelled.
             _kill_group(process.pid)
             self._process = None
-        self._ended = f"{_how_it_ended(code)}: {last_line(self.program.log)}"
+        # Who is killed has no last words.
+        reason = said(last_line(self.program.log)) if code > 0 else ""
+        self._ended = f"{_how_it_ended(code)}: {reason}" if reason else _how_it_ended(code)
 
     async def _until_ended(self, process: asyncio.subprocess.Process) -> int:
         ended = asyncio.ensure_future(process.wait())
@@ -237,6 +270,16 @@ def last_line(log: Path) -> str:
     except OSError:
         return ""
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def said(line: str) -> str:
+    """A line of a log for people: of a structured one, what happened and why."""
+    try:
+        entry = json.loads(line)
+        words = [entry["event"], *(entry[name] for name in ("reason", "error") if name in entry)]
+    except (ValueError, TypeError, LookupError):
+        return line
+    return ": ".join(str(word) for word in words)
 
 
 def _how_it_ended(code: int) -> str:

@@ -7,33 +7,39 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from telltale.cli import show
+from telltale.cli.agent import invite
 from telltale.cli.dashboard import summary
 from telltale.cli.enrolment import certs, has_valid_credentials, mint
 from telltale.cli.home import Home, private_directory
 from telltale.cli.observe import Observer, observing
-from telltale.cli.processes import Plan, join_token, plan
+from telltale.cli.processes import Plan, Process, authority, join_token, plan
 from telltale.cli.screen import Screen, screen
-from telltale.cli.supervisor import Supervisor, supervising
+from telltale.cli.supervisor import Program, Supervisor, listening_ports, supervising
+from telltale.errors import ConfigurationError, InvalidInput
 from telltale.identity.keys import write_secret
+from telltale.identity.newcomer import join
+from telltale.naming import PLATFORM, SpiffeId, trust_domain
 from telltale.settings import IdentitySettings
 
 _LOOK_EVERY = 1.0
+_PAUSE = 0.1
 
 
-async def up(home: Home, *, port: int, seconds: float | None, as_json: bool) -> None:
+async def up(home: Home, *, address: str, port: int, seconds: float | None, as_json: bool) -> None:
     """Runs the mesh until a signal, or for some seconds; a run that was timed ends with a summary."""
     deadline = None if seconds is None else time.monotonic() + seconds
     await asyncio.to_thread(home.create)
     with home.locked(), _stopped_by_signals() as stop:
-        planned = plan(home, _mesh_name(), port)
+        planned = plan(home, _mesh_name(), port, address)
         await prepare(planned)
         await asyncio.to_thread(home.write_mesh, planned.running())
         with screen(home, planned, quiet=as_json) as shown:
             async with observing(home) as observer:
-                async with supervising(planned.programs()) as supervisor:
+                async with supervising(await programs(planned, observer)) as supervisor:
                     await _watch(supervisor, observer, shown, stop, deadline)
                     last = await observer.look(supervisor.statuses())
                     shown.say("stopping")
@@ -55,15 +61,49 @@ async def prepare(planned: Plan) -> None:
     for program in planned.programs():
         await asyncio.to_thread(private_directory, program.directory)
     newcomers = [
-        process
-        for process in planned.processes
-        if not await asyncio.to_thread(
-            has_valid_credentials, home.state(process.name), process.spiffe_id(planned.mesh)
-        )
+        process for process in planned.processes if not process.joins and await _is_new(planned, process)
     ]
     wanted = [(process.domain, process.path, *process.dns(planned.mesh)) for process in newcomers]
     for process, token in zip(newcomers, await mint(home, wanted) if wanted else [], strict=True):
         await asyncio.to_thread(write_secret, join_token(home, process), token.encode())
+
+
+async def programs(planned: Plan, observer: Observer) -> list[Program]:
+    """What the supervisor runs. A source joins first, as on any other host: an operator invites it."""
+    joining = {
+        process.name: process
+        for process in planned.processes
+        if process.joins and await _is_new(planned, process)
+    }
+    return [
+        replace(program, before=partial(_join, planned, joining[program.name], observer))
+        if program.name in joining
+        else program
+        for program in planned.programs()
+    ]
+
+
+async def _join(planned: Plan, process: Process, observer: Observer) -> None:
+    dashboard = await observer.operator()
+    address = planned.addresses[authority(process.domain)]
+    # The authority starts at the same time; what is not there yet is no failure to be shown.
+    while int(address.rpartition(":")[2]) not in listening_ports():  # noqa: ASYNC110 -- /proc tells no event
+        await asyncio.sleep(_PAUSE)
+    invitation = await invite(dashboard.me, address, process.domain, process.path)
+    await join(
+        invitation.address,
+        invitation.token,
+        invitation.root_sha256,
+        planned.home.state(process.name),
+        # The directory is named after the process: this host may have had another name.
+        renamed=True,
+    )
+
+
+async def _is_new(planned: Plan, process: Process) -> bool:
+    return not await asyncio.to_thread(
+        has_valid_credentials, planned.home.state(process.name), process.spiffe_id(planned.mesh)
+    )
 
 
 async def _watch(
@@ -119,4 +159,11 @@ def _stopped_by_signals() -> Iterator[_Stop]:
 
 
 def _mesh_name() -> str:
-    return os.environ.get("TELLTALE_MESH") or str(IdentitySettings.model_fields["mesh"].default)
+    name = os.environ.get("TELLTALE_MESH") or str(IdentitySettings.model_fields["mesh"].default)
+    try:
+        SpiffeId.parse(f"spiffe://{trust_domain(PLATFORM, name)}/service")
+    except InvalidInput:
+        raise ConfigurationError(
+            f"TELLTALE_MESH: {name[:80]!r} is no mesh; write it like a domain name, such as telltale.internal"
+        ) from None
+    return name

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 from ptars import HandlerPool, PtarsConfig
 
+from telltale.contract.fields import enum_name
 from telltale.contract.product import Contract
 from telltale.contract.shape import is_repeated
 
@@ -62,21 +63,6 @@ def to_arrow(contract: Contract, payloads: Sequence[bytes]) -> Columns:
         tuple(count for part in parts for count in part.record_counts),
         tuple(count for part in parts for count in part.removed_counts),
     )
-
-
-def enum_name(enum: EnumDescriptor, number: int) -> str | None:
-    """A value's name without the enum's prefix; None for the unspecified one, digits for an unknown one."""
-    value = enum.values_by_number.get(number)
-    if value is None:
-        return str(number)
-    name = value.name.removeprefix(_prefix(enum))
-    return None if number == 0 and name == "UNSPECIFIED" else name
-
-
-def _prefix(enum: EnumDescriptor) -> str:
-    """`LOSS_REASON_` of an enum whose zero is `LOSS_REASON_UNSPECIFIED`, as the style of protos has it."""
-    zero = enum.values_by_number.get(0)
-    return zero.name.removesuffix("UNSPECIFIED") if zero and zero.name.endswith("_UNSPECIFIED") else ""
 
 
 def _chunks(payloads: Sequence[bytes]) -> Iterator[Sequence[bytes]]:

@@ -15,7 +15,7 @@ from telltale.api.mesh.v1 import schemas_pb2, schemas_pb2_grpc, stream_pb2, stre
 from telltale.api.mesh.v1.batch_pb2 import SealedFrame
 from telltale.errors import Unavailable
 from telltale.identity.workload import Workload
-from telltale.rpc.client import status_error
+from telltale.rpc.client import calling, status_error
 
 # Share of the token's remaining life after which the stream is opened anew, before the server ends it.
 _RENEW_AFTER = 0.8
@@ -91,20 +91,12 @@ class Session:
     async def schema(self, digest: bytes) -> bytes:
         """Asks the domains for a schema."""
         stub = schemas_pb2_grpc.SchemasStub(self._channel)
-        try:
+        request = schemas_pb2.GetSchemaRequest(sha256=digest)
+        # The channel may be closed meanwhile, for the next session.
+        with calling("the gateway"):
             answer: schemas_pb2.GetSchemaResponse = await stub.Get(
-                schemas_pb2.GetSchemaRequest(sha256=digest), metadata=self._metadata, timeout=_ANSWER_SECONDS
+                request, metadata=self._metadata, timeout=_ANSWER_SECONDS
             )
-        except grpc.aio.AioRpcError as failed:
-            raise status_error(failed) from failed
-        except grpc.aio.UsageError:
-            raise Unavailable("the stream to the gateway was closed meanwhile") from None
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            # Only the call was cancelled, because its channel was closed for the next session.
-            raise Unavailable("the stream to the gateway was closed meanwhile") from None
         return answer.file_descriptor_set
 
     async def close(self) -> None:

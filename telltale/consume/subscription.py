@@ -176,6 +176,10 @@ class Subscription(AsyncIterator[list[Item]]):
         checked = await asyncio.to_thread(
             check_frame, frame, self._verifier, self._products, datetime.now(UTC)
         )
+        if frame.HasField("sync"):
+            # Who starts at the latest stands somewhere before anything arrived, and goes on from there.
+            place = frame.sync.position
+            self._reached.setdefault((place.product, place.log), place.offset)
         arrived: list[Checked | Missing] = []
         if frame.HasField("gap"):
             arrived.append(self._gap(frame.gap))

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
 from telltale.api.mesh.v1 import product_pb2
 from telltale.api.mesh.v1.product_pb2 import Classification, Field
@@ -38,3 +38,18 @@ def message_of(field: FieldDescriptor) -> Descriptor:
 def inside(message: Descriptor, field: str) -> Descriptor:
     """The message type of a message's field."""
     return message_of(message.fields_by_name[field])
+
+
+def enum_name(enum: EnumDescriptor, number: int) -> str | None:
+    """A value's name without the enum's prefix; None for the unspecified one, digits for an unknown one."""
+    value = enum.values_by_number.get(number)
+    if value is None:
+        return str(number)
+    name = value.name.removeprefix(_prefix(enum))
+    return None if number == 0 and name == "UNSPECIFIED" else name
+
+
+def _prefix(enum: EnumDescriptor) -> str:
+    """`LOSS_REASON_` of an enum whose zero is `LOSS_REASON_UNSPECIFIED`, as the style of protos has it."""
+    zero = enum.values_by_number.get(0)
+    return zero.name.removesuffix("UNSPECIFIED") if zero and zero.name.endswith("_UNSPECIFIED") else ""

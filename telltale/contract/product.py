@@ -80,6 +80,15 @@ def contracts_in(image: Image) -> tuple[Contract, ...]:
     return tuple(contracts[name] for name in sorted(contracts))
 
 
+def contract_of(image: Image, service: str) -> Contract:
+    """The product of one service; raises InvalidInput when its promise is incomplete, not when others are."""
+    try:
+        found = image.pool.FindServiceByName(service)
+    except KeyError:
+        raise InvalidInput(f"{service} is not among these descriptors") from None
+    return _read(found, image.comment(service))
+
+
 def _read(service: ServiceDescriptor, description: str) -> Contract:
     options: Product = service.GetOptions().Extensions[_PRODUCT]
     product = options.name or service.full_name

@@ -28,6 +28,8 @@ class Member:
     name: str
     type: "str | Shape"
     repeated: bool = False
+    # Came later: contracts that are in use may lack it, and what they encoded is still read.
+    may_lack: bool = False
 
 
 Shape: TypeAlias = Mapping[int, Member]
@@ -47,12 +49,12 @@ def _frame(payload: Shape) -> Shape:
         1: Member("batches", batch, repeated=True),
         2: Member("certificates", "bytes", repeated=True),
         3: Member("gap", MESH + "Gap"),
-        4: Member("sync", MESH + "Sync"),
     }
 
 
-FRAME = _frame(_RECORDS)
-INVENTORY_FRAME = _frame(_CHANGES)
+FRAME: Shape = {**_frame(_RECORDS), 4: Member("sync", MESH + "Sync", may_lack=True)}
+# Watch needs the mark.
+INVENTORY_FRAME: Shape = {**_frame(_CHANGES), 4: Member("sync", MESH + "Sync")}
 LISTING: Shape = {
     1: Member(
         "entries",
@@ -68,6 +70,8 @@ def require_shape(message: Descriptor, shape: Shape) -> None:
     """Raises InvalidInput at the first field of the message that differs from the shape."""
     for number, member in shape.items():
         field = message.fields_by_number.get(number)
+        if field is None and member.may_lack:
+            continue
         if field is None:
             raise InvalidInput(f"{message.full_name} lacks the field `{member.name} = {number}`")
         if (

@@ -6,7 +6,7 @@ from enum import Enum
 
 from telltale.api.mesh.v1.batch_pb2 import Header
 from telltale.api.mesh.v1.ingest_pb2 import ChainHead
-from telltale.seal.chain import Head, Link, covers, follow, missing_before
+from telltale.seal.chain import Head, Link, Range, covers, follow
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS chains (
@@ -15,7 +15,7 @@ SCHEMA = (
         PRIMARY KEY (source, product)
     ) STRICT""",
 )
-# Ranges of a chain that never arrived; the oldest are forgotten first.
+# Ranges of a chain that never arrived; of more, the oldest become one.
 _MAX_MISSING = 256
 
 
@@ -48,12 +48,26 @@ def place(db: sqlite3.Connection, header: Header, header_sha256: bytes) -> Place
     return Place.TOO_LATE if covers(missing, header.sequence) else Place.DUPLICATE
 
 
-def advance(db: sqlite3.Connection, header: Header, header_sha256: bytes, now_ms: int) -> None:
-    """Makes a batch the head of its chain and remembers what was skipped."""
+def holds(db: sqlite3.Connection, header: Header, sequence: int) -> bool:
+    """Whether the chain of a header has come as far as this sequence."""
+    head, _ = _chain(db, header)
+    return head is not None and (head.epoch, head.sequence) >= (header.epoch, sequence)
+
+
+def advance(db: sqlite3.Connection, header: Header, header_sha256: bytes, now_ms: int, *, kept: bool) -> None:
+    """Makes a batch the head of its chain and remembers what was skipped, and itself when it is not kept.
+
+    A declared hole is remembered like any other: should its batch come after all, it is not here.
+    """
     head, missing = _chain(db, header)
     if head is not None and header.epoch > head.epoch:
         missing = []
-    missing += missing_before(head, header)
+    first = header.sequence
+    if head is not None:
+        first = head.sequence + 1 if header.epoch == head.epoch else 1
+    last = header.sequence - 1 if kept else header.sequence
+    if first <= last:
+        _add(missing, (first, last))
     db.execute(
         "INSERT OR REPLACE INTO chains VALUES (?, ?, ?, ?, ?, ?, ?)",
         (
@@ -62,7 +76,7 @@ def advance(db: sqlite3.Connection, header: Header, header_sha256: bytes, now_ms
             header.epoch,
             header.sequence,
             header_sha256,
-            json.dumps(missing[-_MAX_MISSING:]),
+            json.dumps(missing),
             now_ms,
         ),
     )
@@ -78,7 +92,17 @@ def heads(db: sqlite3.Connection, source: str) -> list[ChainHead]:
     ]
 
 
-def _chain(db: sqlite3.Connection, header: Header) -> tuple[Head | None, list[tuple[int, int]]]:
+def _add(missing: list[Range], skipped: Range) -> None:
+    """Adds a range that lies behind all others."""
+    if missing and missing[-1][1] == skipped[0] - 1:
+        skipped = missing.pop()[0], skipped[1]
+    missing.append(skipped)
+    if len(missing) > _MAX_MISSING:
+        # Too much is called missing then: a batch is refused rather than acked without being here.
+        missing[:2] = [(missing[0][0], missing[1][1])]
+
+
+def _chain(db: sqlite3.Connection, header: Header) -> tuple[Head | None, list[Range]]:
     row = db.execute(
         "SELECT epoch, sequence, header_sha256, missing FROM chains WHERE source = ? AND product = ?",
         (header.source, header.product),

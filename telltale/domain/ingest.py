@@ -1,12 +1,15 @@
 """The one door for data into a domain: batches are examined, kept, and answered one by one."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+import contextlib
+import time
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import structlog
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 from grpc import aio
 
 from telltale.api.mesh.v1.batch_pb2 import Header, SealedBatch
@@ -20,17 +23,15 @@ from telltale.api.mesh.v1.ingest_pb2 import (
     RefusalReason,
 )
 from telltale.api.mesh.v1.ingest_pb2_grpc import IngestServicer
-from telltale.api.mesh.v1.product_pb2 import Kind
 from telltale.contract.product import Contract
-from telltale.contract.schema import message_class
 from telltale.domain.access import Access
-from telltale.domain.inventory import Change
 from telltale.domain.log import Candidate, ProductLog
+from telltale.domain.payload import open_payload
 from telltale.domain.products import Products
-from telltale.errors import BatchRefused, InvalidInput, TelltaleError, Unavailable
+from telltale.errors import BatchRefused, InvalidInput, LimitExceeded, TelltaleError, Unavailable
 from telltale.naming import SpiffeId
 from telltale.rpc.auth import caller
-from telltale.seal.sealing import sha256
+from telltale.seal.sealing import MAX_HEADER_BYTES, sha256
 from telltale.seal.verify import Verifier, check_owner, open_header
 
 log = structlog.get_logger(__name__)
@@ -39,6 +40,12 @@ log = structlog.get_logger(__name__)
 _PIPELINE = 8
 _MAX_BATCHES = 1_000
 _MAX_CERTIFICATES = 64
+# A source needs one stream, and another while it renews itself or its old connection is not known to be dead.
+# Each may keep `_PIPELINE` requests in memory, and the memory belongs to all sources.
+_STREAMS_PER_SOURCE = 4
+# A source that is refused for ever must not fill the disk with log lines.
+_COMPLAIN_SECONDS = 10.0
+_MAX_COMPLAINED = 1_000
 
 # Told of every refusal: the header as far as it was readable, what was wrong, and who sent it.
 Report = Callable[[Header, BatchRefused, SpiffeId], None]
@@ -55,6 +62,8 @@ class Ingest(IngestServicer):
         self._access = access
         self._report = report
         self._verifying = asyncio.Lock()
+        self._streams: Counter[SpiffeId] = Counter()
+        self._complained: OrderedDict[SpiffeId, float] = OrderedDict()
 
     async def Chains(
         self, request: ChainsRequest, context: "aio.ServicerContext[Any, Any]"
@@ -68,21 +77,40 @@ class Ingest(IngestServicer):
     ) -> AsyncIterator[PushResponse]:
         """Needs `push` on each batch's product."""
         source = self._source()
-        # Tells the source that it may write: written to earlier, an aborted call would lose its status.
-        await context.send_initial_metadata(())
-        answers: asyncio.Queue[_Answer | None] = asyncio.Queue(_PIPELINE)
-        reader = asyncio.create_task(self._take(source, request_iterator, answers))
+        with self._admitted(source):
+            # Tells the source that it may write: written to earlier, an aborted call would lose its status.
+            await context.send_initial_metadata(())
+            answers: asyncio.Queue[_Answer | None] = asyncio.Queue()
+            room = asyncio.Semaphore(_PIPELINE)
+            reader = asyncio.create_task(self._take(source, request_iterator, answers, room))
+            try:
+                while (answer := await answers.get()) is not None:
+                    yield await self._respond(source, answer)
+                    room.release()
+                await reader
+            finally:
+                reader.cancel()
+                await asyncio.gather(reader, return_exceptions=True)
+
+    @contextlib.contextmanager
+    def _admitted(self, source: SpiffeId) -> Iterator[None]:
+        if self._streams[source] >= _STREAMS_PER_SOURCE:
+            raise LimitExceeded(
+                "streams_per_source",
+                f"{source} has {_STREAMS_PER_SOURCE} push streams here; end one of them, and if they are not"
+                " yours enrol anew: somebody else uses your identity",
+            )
+        self._streams[source] += 1
         try:
-            while (answer := await answers.get()) is not None:
-                yield await self._respond(source, answer)
-            await reader
+            yield
         finally:
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
+            self._streams[source] -= 1
+            if not self._streams[source]:
+                del self._streams[source]
 
     async def accept(self, source: SpiffeId, request: PushRequest) -> PushResponse:
         """Takes batches that were sealed in this very process, exactly as if they had come by the wire."""
-        return await self._respond(source, await self._examine(source, request))
+        return await self._respond(source, await self._examine(source, request, {}))
 
     def _source(self) -> SpiffeId:
         who = caller()
@@ -96,18 +124,24 @@ class Ingest(IngestServicer):
         source: SpiffeId,
         requests: AsyncIterator[PushRequest],
         answers: "asyncio.Queue[_Answer | None]",
+        room: asyncio.Semaphore,
     ) -> None:
+        before: dict[str, tuple[int, int]] = {}
         try:
             async for request in requests:
                 _check_size(request)
-                await answers.put(await self._examine(source, request))
+                await room.acquire()
+                answers.put_nowait(await self._examine(source, request, before))
         finally:
-            await answers.put(None)
+            # Must not wait: nobody reads the answers any more when the stream was cancelled.
+            answers.put_nowait(None)
 
-    async def _examine(self, source: SpiffeId, request: PushRequest) -> "_Answer":
+    async def _examine(
+        self, source: SpiffeId, request: PushRequest, before: dict[str, tuple[int, int]]
+    ) -> "_Answer":
         # One thread at a time: the verifier remembers certificates and is not made for two.
         async with self._verifying:
-            examined = await asyncio.to_thread(self._examiner.examine, source, request)
+            examined = await asyncio.to_thread(self._examiner.examine, source, request, before)
         candidates = [one for one in examined if isinstance(one, Candidate)]
         return _Answer(examined, self._log.append(candidates))
 
@@ -137,16 +171,29 @@ class Ingest(IngestServicer):
                     final=refused.final,
                 )
             )
-            log.warning(
-                "batch refused",
-                source=str(source),
-                product=header.product,
-                sequence=header.sequence,
-                reason=RefusalReason.Name(refused.reason),
-                detail=refused.detail,
-            )
             self._report(header, refused, source)
+        self._complain(source, response.refusals)
         return response
+
+    def _complain(self, source: SpiffeId, refusals: Sequence[Refusal]) -> None:
+        """One line for a source now and then; every refusal is a record of its own besides."""
+        now = time.monotonic()
+        if not refusals or now < self._complained.get(source, -_COMPLAIN_SECONDS) + _COMPLAIN_SECONDS:
+            return
+        self._complained[source] = now
+        self._complained.move_to_end(source)
+        if len(self._complained) > _MAX_COMPLAINED:
+            self._complained.popitem(last=False)
+        first = refusals[0]
+        log.warning(
+            "batches refused",
+            source=str(source),
+            batches=len(refusals),
+            product=first.product[:200],
+            sequence=first.sequence,
+            reason=RefusalReason.Name(first.reason),
+            detail=first.detail[:500],
+        )
 
 
 class _Answer:
@@ -170,14 +217,15 @@ class _Examiner:
         self._verifier = verifier
 
     def examine(
-        self, source: SpiffeId, request: PushRequest
+        self, source: SpiffeId, request: PushRequest, before: dict[str, tuple[int, int]]
     ) -> list[Candidate | tuple[Header, BatchRefused]]:
+        """`before`: epoch and sequence of each product's last batch on the same stream; kept up to date."""
         self._verifier.learn(request.certificates)
         now = datetime.now(UTC)
-        return [self._examine_one(source, batch, now) for batch in request.batches]
+        return [self._examine_one(source, batch, now, before) for batch in request.batches]
 
     def _examine_one(
-        self, source: SpiffeId, batch: SealedBatch, now: datetime
+        self, source: SpiffeId, batch: SealedBatch, now: datetime, before: dict[str, tuple[int, int]]
     ) -> Candidate | tuple[Header, BatchRefused]:
         # Exactly the known fields, so that nothing rides along unsigned.
         batch = SealedBatch(header=batch.header, signature=batch.signature, payload=batch.payload)
@@ -188,28 +236,32 @@ class _Examiner:
         if header.source != str(source):
             reason = RefusalReason.REFUSAL_REASON_FOREIGN_SOURCE
             return header, BatchRefused(reason, f"{source} pushes in the name of {header.source}")
+        if header.product not in self._products.contracts:
+            # Nothing is remembered of it: a source may invent any number of names.
+            return header, _not_permitted(source, "push", header.product)
         digest = sha256(batch.header)
+        epoch, sequence = before.get(header.product, (0, 0))
+        follows = sequence if epoch == header.epoch and sequence < header.sequence else 0
+        before[header.product] = header.epoch, header.sequence
         try:
             contract = self._check(batch, header, source, now)
-            change = change_of(contract, batch.payload) if contract.kind == Kind.KIND_INVENTORY else None
+            change = open_payload(contract, header, batch.payload)
         except BatchRefused as refused:
             if not refused.final:
                 return header, refused
             # The source itself sent it, so its chain may go on behind it.
             unproven = refused.reason == RefusalReason.REFUSAL_REASON_SIGNATURE
-            return Candidate(header, b"" if unproven else digest, b"", (), refused=refused)
+            digest = b"" if unproven else digest
+            return Candidate(header, digest, b"", (), refused=refused, follows=follows)
         signer = self._verifier.certificates_of(header)
-        return Candidate(header, digest, batch.SerializeToString(), signer, change)
+        return Candidate(header, digest, batch.SerializeToString(), signer, change, follows=follows)
 
     def _check(self, batch: SealedBatch, header: Header, source: SpiffeId, now: datetime) -> Contract:
         self._verifier.verify(batch, now)
-        present = self._products.contracts.get(header.product)
+        present = self._products.contracts[header.product]
         action = "replay" if header.replay_run else "push"
-        if present is None or not self._access.allows(source, action, present):
-            raise BatchRefused(
-                RefusalReason.REFUSAL_REASON_PERMISSION,
-                f"{source} lacks the permission `{action}` on {header.product}; ask the product's owner",
-            )
+        if not self._access.allows(source, action, present):
+            raise _not_permitted(source, action, header.product)
         check_owner(header, open_to_all=present.options.open_to_all_trust_domains, mesh=self._access.mesh)
         try:
             return self._products.schema(header.schema_sha256).contract(header.product)
@@ -228,28 +280,17 @@ def _check_size(request: PushRequest) -> None:
         )
 
 
-def change_of(contract: Contract, payload: bytes) -> Change:
-    """What an inventory's payload changes; raises BatchRefused when it is no valid payload."""
-    try:
-        records: Any = message_class(contract.records).FromString(payload)
-    except DecodeError:
-        raise BatchRefused(
-            RefusalReason.REFUSAL_REASON_MALFORMED, f"the payload is no {contract.records.full_name}"
-        ) from None
-    return Change(
-        {_key(contract, record): record.SerializeToString() for record in records.records},
-        [_key(contract, record) for record in records.removed],
+def _not_permitted(source: SpiffeId, action: str, product: str) -> BatchRefused:
+    return BatchRefused(
+        RefusalReason.REFUSAL_REASON_PERMISSION,
+        f"{source} lacks the permission `{action}` on {product}; ask the product's owner",
     )
 
 
-def _key(contract: Contract, record: Message) -> bytes:
-    """A record's key: a record of which only the KEY fields are set."""
-    values: Mapping[str, Any] = {name: getattr(record, name) for name in contract.key_fields}
-    return type(record)(**values).SerializeToString(deterministic=True)
-
-
 def _readable(data: bytes) -> Header:
-    """The header of a refused batch as far as it can be read."""
+    """The header of a refused batch as far as it can be read; empty when it is too large to be looked at."""
+    if len(data) > MAX_HEADER_BYTES:
+        return Header()
     try:
         return Header.FromString(data)
     except DecodeError:

@@ -31,6 +31,8 @@ SCHEMA = (
         last_offset INTEGER NOT NULL, PRIMARY KEY (product, source)
     ) STRICT""",
 )
+# Rows that one look returns end at this size, however many were asked for.
+_PAGE_BYTES = 1 << 20
 # How long a page token of an earlier position still works.
 PAGE_LIFE_MS = 15 * 60 * 1000
 
@@ -65,11 +67,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Page:
-    """Rows in the order of source and key. position: offset up to which the state is shown."""
+    """Rows in the order of source and key. position: offset up to which the state is shown.
+
+    complete: no rows follow. expired: the state at the position that was asked for is gone.
+    """
 
     rows: Sequence[Row]
     position: int
-    expired: bool
+    complete: bool
+    expired: bool = False
 
 
 def apply(db: sqlite3.Connection, header: Header, offset: int, now_ms: int, change: Change) -> None:
@@ -92,28 +98,40 @@ def page(db: sqlite3.Connection, query: Query) -> Page:
         "SELECT coalesce(max(offset), 0) FROM batches WHERE product = ?", (query.product,)
     ).fetchone()[0]
     position = latest if query.position is None else query.position
-    oldest = db.execute("SELECT value FROM meta WHERE name = 'superseded'").fetchone()
+    oldest = db.execute("SELECT value FROM meta WHERE name = ?", (_superseded(query.product),)).fetchone()
     if query.position is not None and oldest is not None and query.position < int(oldest[0]):
-        return Page((), position, expired=True)
+        return Page((), position, complete=True, expired=True)
     source, key = query.after or ("", b"")
-    rows = db.execute(
+    found = db.execute(
         "SELECT i.source, i.key, i.record, coalesce(c.received_ms, 0) FROM inventory i"
         " LEFT JOIN chains c ON c.source = i.source AND c.product = i.product"
         " WHERE i.product = ? AND i.from_offset <= ? AND (i.to_offset IS NULL OR i.to_offset > ?)"
         " AND (i.source, i.key) > (?, ?) ORDER BY i.source, i.key LIMIT ?",
         (query.product, position, position, source, key, query.limit),
-    ).fetchall()
-    return Page([Row(*row) for row in rows], position, expired=False)
+    )
+    rows: list[Row] = []
+    size = 0
+    for row in found:
+        rows.append(Row(*row))
+        size += len(row[2])
+        if size > _PAGE_BYTES:
+            break
+    return Page(rows, position, complete=len(rows) < query.limit and size <= _PAGE_BYTES)
 
 
 def forget_superseded(db: sqlite3.Connection, now_ms: int) -> None:
     """Deletes rows that were replaced long enough ago, and remembers which positions that made unreadable."""
-    row = db.execute(
-        "SELECT max(to_offset) FROM inventory WHERE to_ms < ?", (now_ms - PAGE_LIFE_MS,)
-    ).fetchone()
-    if row[0] is not None:
-        db.execute("DELETE FROM inventory WHERE to_ms < ?", (now_ms - PAGE_LIFE_MS,))
-        db.execute("INSERT OR REPLACE INTO meta VALUES ('superseded', ?)", (str(row[0]),))
+    cutoff = now_ms - PAGE_LIFE_MS
+    gone = db.execute(
+        "SELECT product, max(to_offset) FROM inventory WHERE to_ms < ? GROUP BY product", (cutoff,)
+    ).fetchall()
+    for product, offset in gone:
+        db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_superseded(product), str(offset)))
+    db.execute("DELETE FROM inventory WHERE to_ms < ?", (cutoff,))
+
+
+def _superseded(product: str) -> str:
+    return f"superseded {product}"
 
 
 def is_kept(db: sqlite3.Connection, product: str) -> bool:
@@ -123,6 +141,8 @@ def is_kept(db: sqlite3.Connection, product: str) -> bool:
 
 def _stage(db: sqlite3.Connection, header: Header, offset: int, change: Change) -> None:
     snapshot = header.snapshot
+    # Its identifier is unique within the chain only.
+    name = f"{header.epoch}/{snapshot.id}"
     row = db.execute(
         "SELECT snapshot, next_index FROM staging WHERE product = ? AND source = ?",
         (header.product, header.source),
@@ -130,9 +150,9 @@ def _stage(db: sqlite3.Connection, header: Header, offset: int, change: Change) 
     if snapshot.index == 0:
         _abandon(db, header)
         db.execute(
-            "INSERT INTO staging VALUES (?, ?, ?, 1, ?)", (header.product, header.source, snapshot.id, offset)
+            "INSERT INTO staging VALUES (?, ?, ?, 1, ?)", (header.product, header.source, name, offset)
         )
-    elif row != (snapshot.id, snapshot.index):
+    elif row != (name, snapshot.index):
         # A part is missing: the rest of this snapshot is worth nothing.
         _abandon(db, header)
         return

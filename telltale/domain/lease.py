@@ -17,6 +17,8 @@ log = structlog.get_logger(__name__)
 
 # A registration makes the gateway call back and read the descriptors.
 _CALL_SECONDS = 15.0
+# Whatever lease a gateway grants: a wrong one must not make this a busy loop.
+_SHORTEST_SECONDS = 1.0
 
 
 async def keep_lease(me: Workload, gateway: str, address: str, descriptors_sha256: bytes) -> Never:
@@ -37,7 +39,8 @@ async def keep_lease(me: Workload, gateway: str, address: str, descriptors_sha25
                 if not registered:
                     log.info("registered at the gateway", gateway=gateway, address=address)
                 registered, attempt = True, 0
-                await asyncio.sleep(response.lease.ToTimedelta().total_seconds() / 3)
+                lease = response.lease.ToTimedelta().total_seconds()
+                await asyncio.sleep(max(lease / 3, _SHORTEST_SECONDS))
         except (aio.AioRpcError, TelltaleError) as failed:
             detail = failed.details() if isinstance(failed, aio.AioRpcError) else str(failed)
             log.warning("not registered at the gateway", gateway=gateway, reason=detail)

@@ -1,5 +1,6 @@
 """List of every inventory: the current state, page by page, all pages at one position."""
 
+import asyncio
 import base64
 import binascii
 import json
@@ -23,8 +24,10 @@ from telltale.errors import InvalidInput
 from telltale.seal.sealing import sha256
 
 _DEFAULT_PAGE, _MAX_PAGE = 100, 1_000
-# Rows that one look at the state reads; a filter may pass over many.
+# Rows that one look at the state reads when a filter may pass over many.
 _SCAN = 2_000
+# A page ends at this size though it has fewer rows than were asked for: it has to fit into a message.
+_PAGE_BYTES = 1 << 20
 
 Predicate = Callable[[str, Message], bool]
 
@@ -46,19 +49,32 @@ class Listings:
         token = _Token.read(request, self._log.id)
         rows: list[Row] = []
         after, position, complete = token.after, token.position, False
-        while len(rows) <= size and not complete:
-            page = await self._log.page(Query(contract.name, position, after, _SCAN))
+        held = 0
+        while len(rows) <= size and held <= _PAGE_BYTES and not complete:
+            limit = _SCAN if request.filter else size + 1 - len(rows)
+            page = await self._log.page(Query(contract.name, position, after, limit))
             if page.expired:
                 raise InvalidInput("the page token is too old; start again without it")
-            position = page.position
-            complete = len(page.rows) < _SCAN
+            position, complete = page.position, page.complete
             if page.rows:
                 after = page.rows[-1].source, page.rows[-1].key
-            rows += _matching(contract, wanted, page.rows)
-        return self._response(contract, request, rows[:size], position or 0, more=len(rows) > size)
+            # Parsing thousands of records would hold up everybody else on the loop.
+            matching = await asyncio.to_thread(_matching, contract, wanted, page.rows)
+            rows += matching
+            held += sum(len(row.record) for row in matching)
+        if len(rows) > size:
+            rows = rows[:size]
+            after, complete = (rows[-1].source, rows[-1].key), False
+        following = None if complete else _Token(position, after)
+        return self._response(contract, request, rows, position or 0, following)
 
     def _response(
-        self, contract: Contract, request: ListRequest, rows: list[Row], position: int, *, more: bool
+        self,
+        contract: Contract,
+        request: ListRequest,
+        rows: list[Row],
+        position: int,
+        following: "_Token | None",
     ) -> bytes:
         freshness_ms = contract.options.freshness.ToMilliseconds()
         now = time.time_ns() // 1_000_000
@@ -67,9 +83,8 @@ class Listings:
             stale_ms = row.seen_ms + freshness_ms
             stale = _timestamp(stale_ms) if stale_ms < now else None
             response.entries.append(SealedEntry(source=row.source, stale_since=stale, record=row.record))
-        if more:
-            last = rows[-1]
-            response.next_page_token = _Token(position, (last.source, last.key)).text(request, self._log.id)
+        if following is not None:
+            response.next_page_token = following.text(request, self._log.id)
         return response.SerializeToString()
 
 
@@ -88,8 +103,12 @@ class _Token:
             own, query, position, source, key = json.loads(base64.urlsafe_b64decode(request.page_token))
             if own != log or query != _digest(request):
                 raise ValueError("another log or another filter")
-            return cls(int(position), (str(source), bytes.fromhex(key)))
-        except (ValueError, TypeError, binascii.Error):
+            # The caller can write what it likes here, and the database takes no other numbers and texts.
+            if not 0 <= int(position) < 1 << 63:
+                raise ValueError("no offset of a log")
+            source.encode()
+            return cls(int(position), (source, bytes.fromhex(key)))
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, binascii.Error):
             raise InvalidInput("the page token is not of this listing; start again without it") from None
 
     def text(self, request: ListRequest, log: str) -> str:

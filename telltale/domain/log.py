@@ -9,6 +9,7 @@ import json
 import secrets
 import sqlite3
 import time
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -42,6 +43,8 @@ _SCHEMA = (
 )
 # Rows that one retention step deletes, so that appends wait only briefly.
 _PRUNE_ROWS = 2_000
+# Signers whose certificates stay in memory.
+_MAX_SIGNERS = 4_096
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Candidate:
     """A batch that was looked at: to be kept, or refused for good though it is the source's own.
 
     batch: bytes of a SealedBatch without delivery. signer: certificates in DER, leaf first.
+    follows: sequence of the batch before it in its chain on the same stream, 0 for the first.
     """
 
     header: Header
@@ -57,6 +61,7 @@ class Candidate:
     signer: tuple[bytes, ...]
     change: inventory.Change | None = None
     refused: BatchRefused | None = None
+    follows: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class ProductLog:
 
     def __init__(self, path: Path) -> None:
         self._database = Database(path, _SCHEMA)
-        self._signers: dict[str, tuple[bytes, ...]] = {}
+        self._signers: OrderedDict[str, tuple[bytes, ...]] = OrderedDict()
         self._arrivals: dict[str, asyncio.Event] = {}
         self.id = ""
 
@@ -97,12 +102,13 @@ class ProductLog:
     def append(self, candidates: Sequence[Candidate]) -> "asyncio.Future[list[BatchRefused | None]]":
         """Keeps batches; the result comes when they are durable: None for each that is, or why it is not.
 
-        Calls keep their order. A batch that is there already counts as kept.
+        Calls keep their order. A batch that is there already counts as kept. A caller that no longer
+        waits changes nothing: the batches are kept and announced all the same.
         """
         future = self._database.submit(lambda db: [self._append_one(db, one) for one in candidates])
         products = {one.header.product for one in candidates}
         future.add_done_callback(lambda _: self._announce(products))
-        return future
+        return asyncio.shield(future)
 
     def arrival(self, product: str) -> asyncio.Event:
         """Set at the product's next arrival. Take it before looking, so that nothing falls in between."""
@@ -110,16 +116,22 @@ class ProductLog:
 
     async def after(self, product: str, offset: int, max_bytes: int, max_batches: int = 1_000) -> list[Entry]:
         """The batches after an offset, oldest first; at least one when there is any."""
-        return await self._database.read(
-            lambda db: self._entries(
-                db.execute(
-                    "SELECT offset, received_ms, signer, batch FROM batches"
-                    " WHERE product = ? AND offset > ? ORDER BY offset LIMIT ?",
-                    (product, offset, max_batches),
-                ),
-                max_bytes,
+        return (await self.look(product, offset, max_bytes, max_batches))[0]
+
+    async def look(
+        self, product: str, offset: int, max_bytes: int, max_batches: int = 1_000
+    ) -> tuple[list[Entry], int]:
+        """Like after, and through which offset retention had passed at that moment."""
+
+        def question(db: sqlite3.Connection) -> tuple[list[Entry], int]:
+            rows = db.execute(
+                "SELECT offset, received_ms, signer, batch FROM batches"
+                " WHERE product = ? AND offset > ? ORDER BY offset LIMIT ?",
+                (product, offset, max_batches),
             )
-        )
+            return self._entries(rows, max_bytes), _pruned_through(db, product)
+
+        return await self._database.read(question)
 
     async def state_after(
         self, product: str, offset: int, through: int, max_bytes: int, max_batches: int = 1_000
@@ -131,8 +143,11 @@ class ProductLog:
                     "SELECT b.offset, b.received_ms, b.signer, b.batch FROM batches b"
                     " LEFT JOIN snapshots s ON s.product = b.product AND s.source = b.source"
                     " WHERE b.product = ? AND b.offset > ? AND b.offset <= ?"
-                    " AND b.offset >= coalesce(s.first_offset, 0) ORDER BY b.offset LIMIT ?",
-                    (product, offset, through, max_batches),
+                    # A snapshot that ended later replaced the one that counts at this offset; the batches
+                    # before it then say more than is needed, and never less.
+                    " AND (s.last_offset IS NULL OR s.last_offset > ? OR b.offset >= s.first_offset)"
+                    " ORDER BY b.offset LIMIT ?",
+                    (product, offset, through, through, max_batches),
                 ),
                 max_bytes,
             )
@@ -144,16 +159,20 @@ class ProductLog:
                 "SELECT coalesce(min(offset), 0), coalesce(max(offset), 0) FROM batches WHERE product = ?",
                 (product,),
             ).fetchone()
-            row = db.execute("SELECT through FROM pruned WHERE product = ?", (product,)).fetchone()
-            return Extent(earliest, max(latest, row[0] if row else 0), row[0] if row else 0)
+            pruned = _pruned_through(db, product)
+            return Extent(earliest, max(latest, pruned), pruned)
 
         return await self._database.read(question)
 
     async def certificates_of(self, signer: str) -> tuple[bytes, ...]:
         """A signer's chain in DER, leaf first."""
-        if signer not in self._signers:
-            self._signers[signer] = await self._database.read(lambda db: _certificates(db, signer))
-        return self._signers[signer]
+        known = self._signers.get(signer)
+        if known is None:
+            known = await self._database.read(lambda db: _certificates(db, signer))
+            self._signers[signer] = known
+            if len(self._signers) > _MAX_SIGNERS:
+                self._signers.popitem(last=False)
+        return known
 
     async def heads(self, source: str) -> list[ChainHead]:
         return await self._database.read(lambda db: chains.heads(db, source))
@@ -197,16 +216,18 @@ class ProductLog:
     def _append_one(self, db: sqlite3.Connection, one: Candidate) -> BatchRefused | None:
         header = one.header
         now = time.time_ns() // 1_000_000
+        if one.follows and not chains.holds(db, header, one.follows):
+            return _unready(header, one.follows)
         place = chains.place(db, header, one.header_sha256)
         if place is chains.Place.DUPLICATE and one.refused is None:
             return None
         if one.refused is not None:
             if place is chains.Place.NEXT:
-                chains.advance(db, header, one.header_sha256, now)
+                chains.advance(db, header, one.header_sha256, now, kept=False)
             return one.refused
         if place is not chains.Place.NEXT:
             return _REFUSALS[place](header)
-        chains.advance(db, header, one.header_sha256, now)
+        chains.advance(db, header, one.header_sha256, now, kept=True)
         signer = _keep_signer(db, one.signer)
         cursor = db.execute(
             "INSERT INTO batches (product, source, epoch, sequence, header_sha256, signer, received_ms,"
@@ -256,6 +277,15 @@ def _broken(header: Header) -> BatchRefused:
     )
 
 
+def _unready(header: Header, before: int) -> BatchRefused:
+    # Taken now, it would make the one before it a hole that nobody needs.
+    return BatchRefused(
+        RefusalReason.REFUSAL_REASON_UNAVAILABLE,
+        f"sequence {before} of {header.product} was not taken yet; send both again, in order",
+        final=False,
+    )
+
+
 def _stale(header: Header) -> BatchRefused:
     return BatchRefused(
         RefusalReason.REFUSAL_REASON_STALE_EPOCH,
@@ -275,6 +305,11 @@ _REFUSALS = {
 def _log_id(db: sqlite3.Connection) -> str:
     db.execute("INSERT OR IGNORE INTO meta VALUES ('log', ?)", (secrets.token_hex(8),))
     return str(db.execute("SELECT value FROM meta WHERE name = 'log'").fetchone()[0])
+
+
+def _pruned_through(db: sqlite3.Connection, product: str) -> int:
+    row = db.execute("SELECT through FROM pruned WHERE product = ?", (product,)).fetchone()
+    return row[0] if row else 0
 
 
 def _keep_signer(db: sqlite3.Connection, certificates: Sequence[bytes]) -> str:

@@ -1,7 +1,6 @@
 """The products of a domain: their present contracts, and every schema version that is still in use."""
 
 import asyncio
-from collections.abc import Iterable
 
 from telltale.contract.image import Image
 from telltale.contract.product import Contract, contracts_in
@@ -24,12 +23,12 @@ class Products:
         self._lock = asyncio.Lock()
 
     async def load(self) -> None:
-        """Reads the schemas that the log holds and adds those of the present contracts."""
+        """Reads the schemas that the log holds and adds those of the present contracts, whatever it holds."""
         for data in await self._log.schemas():
             schema = await asyncio.to_thread(Schema.parse, data)
             self._schemas[schema.sha256] = schema
         for contract in self.contracts.values():
-            await self.register(Schema.of(self.image, contract).data)
+            await self._keep(Schema.of(self.image, contract))
 
     def contract(self, product: str) -> Contract:
         try:
@@ -46,35 +45,31 @@ class Products:
     def knows(self, sha256: bytes) -> bool:
         return sha256 in self._schemas
 
-    async def register(self, data: bytes) -> Schema:
-        """Keeps a schema; raises Precondition when it contradicts a version that is known."""
-        schema = await asyncio.to_thread(Schema.parse, data)
+    async def register(self, schema: Schema) -> None:
+        """Keeps a source's schema; raises Precondition unless this domain's own contracts grew out of it.
+
+        The owner decides what a product is: a source that runs ahead of its domain service waits for it.
+        """
         async with self._lock:
             if schema.sha256 in self._schemas:
-                return schema
+                return
             if len(self._schemas) >= _MAX_SCHEMAS:
                 raise LimitExceeded("schemas", f"this domain keeps {_MAX_SCHEMAS} schemas and has them all")
             for contract in schema.contracts():
                 self._check(contract)
-            await self._log.add_schema(data)
-            self._schemas[schema.sha256] = schema
-        return schema
+            await self._keep(schema)
+
+    async def _keep(self, schema: Schema) -> None:
+        await self._log.add_schema(schema.data)
+        self._schemas[schema.sha256] = schema
 
     def _check(self, offered: Contract) -> None:
         present = self.contracts.get(offered.name)
         if present is None:
             raise InvalidInput(f"{offered.name} is no product of this domain; ask its owner to add it")
-        for known in self._versions(offered.name, present):
-            # Older sources register after newer ones, so either may be the one that grew.
-            problems = incompatibilities(known, offered)
-            if problems and incompatibilities(offered, known):
-                raise Precondition(
-                    f"the schema of {offered.name} contradicts a known version: {'; '.join(problems[:5])}"
-                )
-
-    def _versions(self, product: str, present: Contract) -> Iterable[Contract]:
-        yield present
-        for schema in self._schemas.values():
-            for contract in schema.contracts():
-                if contract.name == product:
-                    yield contract
+        problems = incompatibilities(offered, present)
+        if problems:
+            raise Precondition(
+                f"the schema of {offered.name} is no earlier version of this domain's own:"
+                f" {'; '.join(problems[:5])}; upgrade the domain service before its sources"
+            )

@@ -1,5 +1,7 @@
 """Serves the domain's schemas by digest, and takes new ones from those who may push."""
 
+import asyncio
+from collections import Counter
 from typing import Any
 
 from grpc import aio
@@ -14,8 +16,12 @@ from telltale.api.mesh.v1.schemas_pb2_grpc import SchemasServicer
 from telltale.contract.schema import Schema
 from telltale.domain.access import Access
 from telltale.domain.products import Products
-from telltale.errors import PermissionMissing
+from telltale.errors import LimitExceeded, PermissionMissing
+from telltale.naming import SpiffeId
 from telltale.rpc.auth import caller
+
+# New schemas of one source between two starts of the service: a few releases of all its products.
+_MAX_BROUGHT = 100
 
 
 class SchemasService(SchemasServicer):
@@ -24,6 +30,7 @@ class SchemasService(SchemasServicer):
     def __init__(self, products: Products, access: Access) -> None:
         self._products = products
         self._access = access
+        self._brought: Counter[SpiffeId] = Counter()
 
     async def Register(
         self, request: RegisterSchemaRequest, context: "aio.ServicerContext[Any, Any]"
@@ -32,9 +39,12 @@ class SchemasService(SchemasServicer):
         who = caller()
         # Before anything of a stranger's is parsed.
         self._access.require_any(who.principal, "push")
-        schema = Schema.parse(request.file_descriptor_set)
+        # Compiling a stranger's descriptors takes its time: not on the loop.
+        schema = await asyncio.to_thread(Schema.parse, request.file_descriptor_set)
         self._require(schema, "push")
-        await self._products.register(request.file_descriptor_set)
+        if not self._products.knows(schema.sha256):
+            self._count(who.principal)
+            await self._products.register(schema)
         return RegisterSchemaResponse(sha256=schema.sha256)
 
     async def Get(
@@ -44,6 +54,13 @@ class SchemasService(SchemasServicer):
         schema = self._products.schema(request.sha256)
         self._require(schema, "discover")
         return GetSchemaResponse(file_descriptor_set=schema.data)
+
+    def _count(self, principal: SpiffeId) -> None:
+        """Raises LimitExceeded when one source brings more than an honest one ever would."""
+        if self._brought[principal] >= _MAX_BROUGHT:
+            raise LimitExceeded("schemas", f"{principal} has brought {_MAX_BROUGHT} schemas already")
+        # As many entries as the domain takes schemas.
+        self._brought[principal] += 1
 
     def _require(self, schema: Schema, action: str) -> None:
         principal = caller().principal

@@ -55,7 +55,7 @@ class DomainSettings(IdentitySettings):
     platform: str = Field(description="host:port of the platform's domain service, for self-metrics.")
     policy: Path | None = Field(None, description="Cedar policy file; the domain's own when not set.")
     descriptors: list[Path] = Field(
-        [], description="Compiled descriptor sets of products beside the built-in ones."
+        [], description="Compiled descriptor sets of further products: a JSON list of paths."
     )
 
 

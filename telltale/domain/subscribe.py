@@ -1,6 +1,7 @@
 """Subscribe and Watch of every product: from the cursor on, then live, in frames of joined batches."""
 
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
 
 from telltale.api.mesh.v1.batch_pb2 import Gap, GapReason, Position, Sync
 from telltale.api.mesh.v1.stream_pb2 import Start, SubscribeRequest, WatchRequest
@@ -26,30 +27,32 @@ class Subscriptions:
     async def subscribe(self, contract: Contract, request: SubscribeRequest) -> AsyncIterator[bytes]:
         """The caller needs `subscribe`."""
         self._access.require("subscribe", contract)
-        offset, gap = await self._start(contract.name, request)
         frames = _Frames(self._log)
-        if gap is not None:
-            yield field(_GAP, gap.SerializeToString())
-        async for frame in self._tail(contract.name, offset, frames, synced=False):
+        start = await self._start(contract.name, request)
+        if start.lost is not None:
+            yield await self._gap(GapReason.GAP_REASON_LOG_REPLACED, start.lost, 0)
+        async for frame in self._tail(contract.name, start.offset, start.known_pruned, frames, synced=False):
             yield frame
 
     async def watch(self, contract: Contract, request: WatchRequest) -> AsyncIterator[bytes]:
         """The caller needs `subscribe`."""
         self._access.require("subscribe", contract)
         product = contract.name
-        through = (await self._log.extent(product)).latest
+        extent = await self._log.extent(product)
+        through = extent.latest
         frames = _Frames(self._log)
         offset = 0
         while entries := await self._log.state_after(product, offset, through, _FRAME_BYTES):
             offset = entries[-1].offset
             yield await frames.of(entries)
         yield self._sync(product, through)
-        async for frame in self._tail(product, through, frames, synced=True):
+        async for frame in self._tail(product, through, extent.pruned_through, frames, synced=True):
             yield frame
 
     async def _tail(
-        self, product: str, offset: int, frames: "_Frames", *, synced: bool
+        self, product: str, offset: int, known_pruned: int, frames: "_Frames", *, synced: bool
     ) -> AsyncIterator[bytes]:
+        """Everything after an offset, for ever. known_pruned: what the reader need not be told is gone."""
         through = (await self._log.extent(product)).latest
         while True:
             if not synced and offset >= through:
@@ -57,45 +60,60 @@ class Subscriptions:
                 yield self._sync(product, offset)
             # Taken before looking: what arrives while looking wakes us too.
             arrival = self._log.arrival(product)
-            entries = await self._log.after(product, offset, _FRAME_BYTES)
+            entries, pruned = await self._log.look(product, offset, _FRAME_BYTES)
+            if pruned > max(offset, known_pruned):
+                # Also in mid-stream: a reader may be slower than retention.
+                asked = Position(product=product, log=self._log.id, offset=offset)
+                yield await self._gap(GapReason.GAP_REASON_RETENTION, asked, pruned)
+                offset = pruned
+                continue
             if not entries:
                 await arrival.wait()
                 continue
             offset = entries[-1].offset
             yield await frames.of(entries)
 
-    async def _start(self, product: str, request: SubscribeRequest) -> tuple[int, Gap | None]:
-        """The offset to go on after, and what is missing before it."""
-        positions = [one for one in request.cursor.positions if one.log == self._log.id]
+    async def _start(self, product: str, request: SubscribeRequest) -> "_Start":
         for position in request.cursor.positions:
             if position.product != product:
-                raise InvalidInput(f"the cursor names {position.product}; this stream is of {product}")
-        extent = await self._log.extent(product)
+                raise InvalidInput(f"the cursor names {position.product[:99]!r}; this stream is of {product}")
+        positions = [one for one in request.cursor.positions if one.log == self._log.id]
         if len(positions) > 1:
             raise InvalidInput(f"the cursor names the log {self._log.id} more than once")
+        extent = await self._log.extent(product)
         if positions and positions[0].offset <= extent.latest:
-            asked = positions[0].offset
-            if asked >= extent.pruned_through:
-                return asked, None
-            return extent.pruned_through, self._gap(
-                GapReason.GAP_REASON_RETENTION, product, self._log.id, asked, extent.earliest
-            )
+            return _Start(positions[0].offset, 0)
         if request.cursor.positions:
             # Another log's position, or one past the end of this log: it was replaced or rolled back.
             lost = (positions or request.cursor.positions)[0]
-            return 0, self._gap(
-                GapReason.GAP_REASON_LOG_REPLACED, product, lost.log, lost.offset, extent.earliest
-            )
-        return (extent.latest if request.start == Start.START_LATEST else 0), None
+            return _Start(0, extent.pruned_through, lost)
+        if request.start == Start.START_LATEST:
+            return _Start(extent.latest, extent.pruned_through)
+        return _Start(0, extent.pruned_through)
 
     def _sync(self, product: str, offset: int) -> bytes:
         """The frame that says: what was there is sent, what follows is live."""
         sync = Sync(position=Position(product=product, log=self._log.id, offset=offset))
         return field(_SYNC, sync.SerializeToString())
 
-    def _gap(self, reason: GapReason, product: str, log: str, after: int, resumed: int) -> Gap:
-        position = Position(product=product, log=self._log.id, offset=resumed)
-        return Gap(reason=reason, product=product, log=log, after_offset=after, resumed=position)
+    async def _gap(self, reason: GapReason, asked: Position, after: int) -> bytes:
+        """The frame that says what is missing behind a position, and where the stream goes on."""
+        following = await self._log.after(asked.product, after, 0, 1)
+        offset = following[0].offset if following else 0
+        resumed = Position(product=asked.product, log=self._log.id, offset=offset)
+        gap = Gap(
+            reason=reason, product=asked.product, log=asked.log, after_offset=asked.offset, resumed=resumed
+        )
+        return field(_GAP, gap.SerializeToString())
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where a stream begins. known_pruned: as for `_tail`. lost: what was asked for and cannot be had."""
+
+    offset: int
+    known_pruned: int
+    lost: Position | None = None
 
 
 class _Frames:
@@ -113,4 +131,5 @@ class _Frames:
                 self._sent.add(entry.signer)
                 certificates += await self._log.certificates_of(entry.signer)
             batches.append(entry.batch)
-        return fields(_CERTIFICATES, certificates) + fields(_BATCHES, batches)
+        # Signers share their issuer.
+        return fields(_CERTIFICATES, dict.fromkeys(certificates)) + fields(_BATCHES, batches)

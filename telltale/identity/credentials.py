@@ -94,7 +94,7 @@ class Credentials:
         if now >= self.not_after:
             raise Unauthenticated(
                 f"the certificate of {self.spiffe_id} expired at {self.not_after:%Y-%m-%d %H:%M:%S} UTC; "
-                "enrol again with a new join token in TELLTALE_JOIN_TOKEN_FILE"
+                "enrol again with a new join token in TELLTALE_JOIN_TOKEN_FILE, or by `telltale agent join`"
             )
         if now < self.not_before:
             raise Unauthenticated(

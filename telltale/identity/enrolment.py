@@ -55,6 +55,15 @@ class IssuedToken:
     expires: datetime
 
 
+@dataclass(frozen=True)
+class Joined:
+    """What joining yields. The addresses are host:port, and empty where the authority was not told."""
+
+    credentials: Credentials
+    authority: str
+    service: str
+
+
 class Issuer(Protocol):
     """Where a workload's next certificate and its tokens come from."""
 
@@ -77,12 +86,17 @@ class AuthorityClient:
 
     async def enroll(self, token: JoinToken, key: ec.EllipticCurvePrivateKey) -> Credentials:
         """Trades the join token for a certificate. The same token and key may be tried again."""
+        return (await self.join(token, key)).credentials
+
+    async def join(self, token: JoinToken, key: ec.EllipticCurvePrivateKey) -> Joined:
+        """As `enroll`, with what a fresh host has to know beside its certificate."""
         name = server_name("authority", token.spiffe_id.trust_domain)
         async with dial(self._enrollment, name, self._trust.root_pem) as channel:
             stub = authority_pb2_grpc.AuthorityStub(channel)
             request = authority_pb2.EnrollRequest(join_token=str(token), signing_request=signing_request(key))
             response = await self._asked(lambda: stub.Enroll(request, timeout=_TIMEOUT), self._enrollment)
-        return self._checked(key, response.certificates, token.spiffe_id)
+        credentials = self._checked(key, response.certificates, token.spiffe_id)
+        return Joined(credentials, response.authority_address, response.service_address)
 
     async def renew(self, credentials: Credentials) -> Credentials:
         key = new_key()

@@ -1,6 +1,7 @@
 """How a workload comes to its first credentials, and back to some after it was away for too long."""
 
 import asyncio
+from pathlib import Path
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -46,7 +47,7 @@ class Enrolment:
         return await self._enroll(token)
 
     async def _enroll(self, token: JoinToken) -> Credentials:
-        key = await asyncio.to_thread(self._key)
+        key = await asyncio.to_thread(enrolling_key, self._state)
         attempt = 0
         while True:
             try:
@@ -79,20 +80,27 @@ class Enrolment:
                 f"cannot read the join token {self._token_file}: {unreadable.strerror}"
             ) from unreadable
 
-    def _key(self) -> ec.EllipticCurvePrivateKey:
-        path = self._state / _ENROLLING
-        if path.exists():
-            return load_key(path)
-        key = new_key()
-        write_secret(path, key_pem(key))
-        return key
-
     def _joined(self, credentials: Credentials) -> None:
-        credentials.save(self._state)
-        (self._state / _ENROLLING).unlink(missing_ok=True)
+        enrolled(self._state, credentials)
         if self._token_file is not None:
             try:
                 self._token_file.unlink(missing_ok=True)
             except OSError as kept:
                 # It may be mounted read-only; the authority takes it only once anyway.
                 _log.warning("used join token not deleted", file=str(self._token_file), error=str(kept))
+
+
+def enrolling_key(state: Path) -> ec.EllipticCurvePrivateKey:
+    """The key to enrol with: a new one, or that of an attempt that stopped half way. Blocks."""
+    path = state / _ENROLLING
+    if path.exists():
+        return load_key(path)
+    key = new_key()
+    write_secret(path, key_pem(key))
+    return key
+
+
+def enrolled(state: Path, credentials: Credentials) -> None:
+    """Keeps what the key was enrolled for; the next enrolment makes another. Blocks."""
+    credentials.save(state)
+    (state / _ENROLLING).unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jwt
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import crypto
 
@@ -100,6 +101,16 @@ class Trust:
             if len(self._proven) > _REMEMBERED_CHAINS:
                 self._proven.popitem(last=False)
         return proven.spiffe_id
+
+    def vouches_for(self, authority: x509.Certificate) -> bool:
+        """Whether a root has signed this certificate of an authority, at whatever time."""
+        for root in self._roots:
+            try:
+                authority.verify_directly_issued_by(root)
+            except (ValueError, TypeError, InvalidSignature):
+                continue
+            return True
+        return False
 
     def _prove(self, leaf_der: bytes, intermediates: Sequence[bytes], at: datetime) -> _Proven:
         if len(intermediates) >= _LONGEST_CHAIN:

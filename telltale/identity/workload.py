@@ -80,7 +80,11 @@ class Workload:
         )
 
     def server_credentials(self, *, require_client: bool = True) -> grpc.ServerCredentials:
-        """TLS for a server, which shows the certificate of the moment to every new connection."""
+        """TLS for a server, which shows the certificate of the moment to every new connection.
+
+        A server for strangers shows the root too: they know it by its SHA-256 alone.
+        """
+        beside = b"" if require_client else self.trust.root_pem
         lock = threading.Lock()
         shown = self._credentials
 
@@ -92,10 +96,10 @@ class Workload:
                 if current is shown:
                     return None
                 shown = current
-                return self._server_configuration(current)
+                return self._server_configuration(current, beside)
 
         return grpc.dynamic_ssl_server_credentials(
-            self._server_configuration(shown),
+            self._server_configuration(shown, beside),
             fetch,  # type: ignore[arg-type]  # the stubs do not know that None is allowed
             require_client_authentication=require_client,
         )
@@ -104,9 +108,11 @@ class Workload:
         """ECDSA P-256 with SHA-256, in DER."""
         return self._credentials.key.sign(data, ec.ECDSA(hashes.SHA256()))
 
-    def _server_configuration(self, credentials: Credentials) -> grpc.ServerCertificateConfiguration:
+    def _server_configuration(
+        self, credentials: Credentials, beside: bytes
+    ) -> grpc.ServerCertificateConfiguration:
         return grpc.ssl_server_certificate_configuration(
-            [(credentials.key_pem, credentials.chain_pem)], root_certificates=self.trust.root_pem
+            [(credentials.key_pem, credentials.chain_pem + beside)], root_certificates=self.trust.root_pem
         )
 
     @contextlib.asynccontextmanager

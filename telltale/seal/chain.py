@@ -1,6 +1,6 @@
 """The chain of a source's batches for one product: what comes next, what is missing, what is a fork."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -69,20 +69,23 @@ def holes_of(header: Header) -> tuple[Range, ...]:
     )
 
 
-def without(ranges: Iterable[Range], holes: Sequence[Range]) -> tuple[Range, ...]:
-    """Ranges less holes; all closed."""
-    left = list(ranges)
-    for first, last in holes:
-        cut: list[Range] = []
-        for begin, end in left:
-            if last < begin or end < first:
-                cut.append((begin, end))
-                continue
+def without(ranges: Iterable[Range], holes: Iterable[Range]) -> tuple[Range, ...]:
+    """Ranges less holes, in order; all closed. Sorted once, for a header may declare many holes."""
+    left: list[Range] = []
+    ordered = sorted(holes)
+    start = 0
+    for begin, end in sorted(ranges):
+        while start < len(ordered) and ordered[start][1] < begin:
+            start += 1
+        at = start
+        while begin <= end and at < len(ordered) and ordered[at][0] <= end:
+            first, last = ordered[at]
             if begin < first:
-                cut.append((begin, first - 1))
-            if last < end:
-                cut.append((last + 1, end))
-        left = cut
+                left.append((begin, first - 1))
+            begin = max(begin, last + 1)
+            at += 1
+        if begin <= end:
+            left.append((begin, end))
     return tuple(left)
 
 

@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from google.protobuf.message import DecodeError
 
 from telltale.api.mesh.v1.batch_pb2 import Header, SealedBatch
@@ -33,16 +34,20 @@ MAX_FUTURE = timedelta(minutes=5)
 # Certificates that a verifier remembers: leaves of a large fleet over a few renewals.
 _MAX_CERTIFICATES = 50_000
 _MAX_CERTIFICATE_BYTES = 8 << 10
-# Generations of one issuing authority that overlap.
-_MAX_GENERATIONS = 2
+# Generations of one issuing authority that the batches of a long history name.
+_MAX_GENERATIONS = 16
+# Declarations of one header: a reader's work on it stays small.
+_MAX_HOLES = 1_000
+_MAX_LOSSES = 1_000
 
 
 @dataclass(frozen=True)
 class _Signer:
-    """A leaf whose chain was found valid, and from when to when it stays so."""
+    """A leaf whose chain was found valid, and from when to when it stays so. certificates: leaf first."""
 
     spiffe_id: SpiffeId
     key: ec.EllipticCurvePublicKey
+    certificates: tuple[bytes, ...]
     not_before: datetime
     not_after: datetime
 
@@ -79,6 +84,8 @@ def open_header(batch: SealedBatch) -> Header:
         raise _malformed("previous_header_sha256 is no SHA-256")
     if not header.origin:
         raise _malformed("origin is missing")
+    if len(header.holes) > _MAX_HOLES or len(header.losses) > _MAX_LOSSES:
+        raise _malformed(f"a header declares at most {_MAX_HOLES} holes and {_MAX_LOSSES} losses")
     _sealed_time(header)
     return header
 
@@ -89,24 +96,36 @@ class Verifier:
     def __init__(self, trust: Trust) -> None:
         self._trust = trust
         self._certificates: OrderedDict[bytes, bytes] = OrderedDict()
-        self._authorities: dict[bytes, list[bytes]] = {}
+        self._authorities: dict[bytes, list[x509.Certificate]] = {}
         self._signers: OrderedDict[bytes, _Signer] = OrderedDict()
 
     def learn(self, certificates: Iterable[bytes]) -> None:
-        """Remembers certificates in DER that batches may name. Knowing one is not trusting it."""
+        """Remembers certificates in DER that batches may name; leaf and issuer come together.
+
+        Only what leads to a root of the verifier's own is remembered, so that nobody who can send
+        certificates crowds out those of others.
+        """
+        leaves: list[tuple[bytes, x509.Certificate]] = []
         for der in certificates:
-            thumbprint = sha256(der)
-            if len(der) > _MAX_CERTIFICATE_BYTES or thumbprint in self._certificates:
+            if len(der) > _MAX_CERTIFICATE_BYTES or sha256(der) in self._certificates:
                 continue
             try:
                 certificate = x509.load_der_x509_certificate(der)
             except ValueError:
                 continue
-            self._certificates[thumbprint] = der
-            if _is_authority(certificate):
+            if not _is_authority(certificate):
+                leaves.append((der, certificate))
+            elif self._trust.vouches_for(certificate):
                 generations = self._authorities.setdefault(certificate.subject.public_bytes(), [])
-                generations.append(der)
+                generations.append(certificate)
                 del generations[:-_MAX_GENERATIONS]
+                self._remember(der)
+        for der, leaf in leaves:
+            if self._issuers_of(leaf):
+                self._remember(der)
+
+    def _remember(self, der: bytes) -> None:
+        self._certificates[sha256(der)] = der
         while len(self._certificates) > _MAX_CERTIFICATES:
             self._certificates.popitem(last=False)
 
@@ -135,15 +154,14 @@ class Verifier:
         return header
 
     def certificates_of(self, header: Header) -> tuple[bytes, ...]:
-        """The signer's leaf and its issuer in DER, as far as they are known."""
-        leaf = self._certificates.get(header.signer_sha256)
-        if leaf is None:
-            return ()
-        return (leaf, *self._issuers_of(x509.load_der_x509_certificate(leaf)))
+        """The leaf and the issuer, in DER, of the signer of a batch that was verified just before."""
+        signer = self._signers.get(header.signer_sha256)
+        return signer.certificates if signer is not None else ()
 
     def _signer(self, thumbprint: bytes, at: datetime) -> _Signer:
         known = self._signers.get(thumbprint)
         if known is not None and known.not_before <= at <= known.not_after:
+            self._signers.move_to_end(thumbprint)
             return known
         der = self._certificates.get(thumbprint)
         if der is None:
@@ -151,16 +169,18 @@ class Verifier:
         try:
             leaf = x509.load_der_x509_certificate(der)
             issuers = self._issuers_of(leaf)
-            spiffe_id = self._trust.identify(der, list(issuers), at)
+            encoded = [issuer.public_bytes(Encoding.DER) for issuer in issuers]
+            spiffe_id = self._trust.identify(der, encoded, at)
         except (Unauthenticated, InvalidInput, ValueError) as wrong:
             raise _signature(f"the signer's certificate does not hold at the sealed time: {wrong}") from None
         key = leaf.public_key()
         if not isinstance(key, ec.EllipticCurvePublicKey):
             raise _signature("the signer's key is not of P-256")
-        chain = [leaf, *(x509.load_der_x509_certificate(issuer) for issuer in issuers)]
+        chain = [leaf, *issuers]
         signer = _Signer(
             spiffe_id,
             key,
+            (der, *encoded),
             max(certificate.not_valid_before_utc for certificate in chain),
             min(certificate.not_valid_after_utc for certificate in chain),
         )
@@ -169,9 +189,15 @@ class Verifier:
             self._signers.popitem(last=False)
         return signer
 
-    def _issuers_of(self, leaf: x509.Certificate) -> tuple[bytes, ...]:
-        # Every generation of the issuing authority; the trust store picks the one that fits.
-        return tuple(self._authorities.get(leaf.issuer.public_bytes(), ()))
+    def _issuers_of(self, leaf: x509.Certificate) -> tuple[x509.Certificate, ...]:
+        """The one generation of its authority that signed a leaf; empty when none did."""
+        for authority in reversed(self._authorities.get(leaf.issuer.public_bytes(), ())):
+            try:
+                leaf.verify_directly_issued_by(authority)
+            except (ValueError, TypeError, InvalidSignature):
+                continue
+            return (authority,)
+        return ()
 
 
 def _is_authority(certificate: x509.Certificate) -> bool:

@@ -2,9 +2,8 @@
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import grpc
@@ -27,7 +26,8 @@ from telltale.identity.workload import Workload
 from telltale.naming import server_name
 from telltale.rpc.client import backoff, call_metadata
 from telltale.seal.sealing import sha256
-from telltale.source.spool import Resealer, Spool, Spooled
+from telltale.source.rows import Spooled
+from telltale.source.spool import Resealer, Spool
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +39,15 @@ _WINDOW = 1_024
 # A stream is opened anew well before its token, of 15 minutes at most, expires.
 _STREAM_LIFE = timedelta(minutes=6)
 _CALL_SECONDS = 10.0
+# A schema that the domain does not take holds up its own product only.
+_SCHEMA_REFUSED = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+)
+
+_Key = tuple[str, int, int]
 
 
 class _Retry(Exception):
@@ -49,7 +58,8 @@ class _Retry(Exception):
 class _Stream:
     """What one Push stream has sent and not yet heard of."""
 
-    sent: deque[Spooled] = field(default_factory=deque)
+    sent: dict[_Key, Spooled] = field(default_factory=dict)
+    held: set[str] = field(default_factory=set)
     last_id: int = 0
     certificates: set[bytes] = field(default_factory=set)
     room: asyncio.Event = field(default_factory=asyncio.Event)
@@ -110,7 +120,7 @@ class Pusher:
                 attempt = 0 if self.last_ack != before else attempt + 1
                 log.info("push interrupted", service=self._address, reason=_reason(broken))
             finally:
-                self._spool.mark_in_flight(0)
+                self._spool.release()
             self._unreachable.set()
             await asyncio.sleep(backoff(attempt))
 
@@ -127,7 +137,12 @@ class Pusher:
             schemas = SchemasStub(channel)
             for data in self._schemas.values():
                 request = RegisterSchemaRequest(file_descriptor_set=data)
-                await schemas.Register(request, metadata=metadata, timeout=_CALL_SECONDS)
+                try:
+                    await schemas.Register(request, metadata=metadata, timeout=_CALL_SECONDS)
+                except aio.AioRpcError as refused:
+                    if refused.code() not in _SCHEMA_REFUSED:
+                        raise
+                    log.warning("schema refused", service=self._address, reason=refused.details())
             await self._push(stub, metadata)
         finally:
             await channel.close(None)
@@ -152,56 +167,73 @@ class Pusher:
             call.cancel()
 
     async def _write(self, call: "aio.StreamStreamCall[PushRequest, PushResponse]", stream: _Stream) -> None:
+        ends = asyncio.get_running_loop().time() + _STREAM_LIFE.total_seconds()
         try:
-            async with asyncio.timeout(_STREAM_LIFE.total_seconds()):
-                async for batches in self._next(stream):
-                    request = PushRequest(certificates=_unseen(stream, batches))
-                    for spooled in batches:
-                        request.batches.append(SealedBatch.FromString(spooled.batch))
-                    await call.write(request)
+            while True:
+                # Only the waiting is timed: a write that is cancelled would cancel the whole call.
+                async with asyncio.timeout_at(ends):
+                    batches = await self._next(stream)
+                request = PushRequest(certificates=_unseen(stream, batches))
+                for spooled in batches:
+                    request.batches.append(SealedBatch.FromString(spooled.batch))
+                await call.write(request)
         except TimeoutError:
             stream.closing = True
             await call.done_writing()
+        except asyncio.InvalidStateError:
+            # The stream has ended; the reader learns why.
+            return
 
-    async def _next(self, stream: _Stream) -> AsyncIterator[list[Spooled]]:
+    async def _next(self, stream: _Stream) -> list[Spooled]:
         """What is to be sent next, when there is something and room for it."""
         while True:
             self._wake.clear()
             await stream.room.wait()
-            batches = await self._spool.after(stream.last_id, _MESSAGE_BYTES, _MESSAGE_BATCHES)
+            held = frozenset(stream.held)
+            batches = await self._spool.take(stream.last_id, _MESSAGE_BYTES, _MESSAGE_BATCHES, held)
             if not batches:
-                if not stream.sent:
+                if not stream.sent and not self._wake.is_set():
                     self._idle.set()
                 await self._wake.wait()
                 continue
             self._idle.clear()
             stream.last_id = batches[-1].id
-            self._spool.mark_in_flight(stream.last_id)
-            stream.sent.extend(batches)
+            # The bytes are on disk; here they would only fill memory until the ack.
+            stream.sent.update({_key(one): replace(one, batch=b"", certificates=()) for one in batches})
             if len(stream.sent) >= _WINDOW:
                 stream.room.clear()
-            yield batches
+            return batches
 
     async def _read(self, call: "aio.StreamStreamCall[PushRequest, PushResponse]", stream: _Stream) -> None:
         async for response in call:
-            answered = {(ack.product, ack.epoch, ack.sequence) for ack in response.acks}
-            acked = [entry.id for entry in stream.sent if _key(entry) in answered]
+            answered = [
+                stream.sent.pop((ack.product, ack.epoch, ack.sequence), None) for ack in response.acks
+            ]
+            acked = [spooled.id for spooled in answered if spooled is not None]
             if acked:
                 await self._spool.forget(acked)
                 self.last_ack = time.time()
-            refusals = {(entry.product, entry.epoch, entry.sequence): entry for entry in response.refusals}
-            for entry in [entry for entry in stream.sent if _key(entry) in refusals]:
-                await self._refused(entry, refusals[_key(entry)])
-            done = answered | refusals.keys()
-            stream.sent = deque(entry for entry in stream.sent if _key(entry) not in done)
+            for refusal in response.refusals:
+                key = refusal.product, refusal.epoch, refusal.sequence
+                if (spooled := stream.sent.pop(key, None)) is not None:
+                    await self._refused(stream, spooled, refusal)
             if len(stream.sent) < _WINDOW:
                 stream.room.set()
             if not stream.sent:
                 self._wake.set()
 
-    async def _refused(self, spooled: Spooled, refusal: Refusal) -> None:
+    async def _refused(self, stream: _Stream, spooled: Spooled, refusal: Refusal) -> None:
         reason = RefusalReason.Name(refusal.reason)
         if not refusal.final:
+            if spooled.product in stream.held:
+                return
+            if refusal.reason == RefusalReason.REFUSAL_REASON_UNKNOWN_SCHEMA:
+                # Its batches wait for the next stream, and a service that knows the schema; others go on.
+                stream.held.add(spooled.product)
+                log.warning("product held back", product=spooled.product, detail=refusal.detail)
+                return
+            if refusal.reason == RefusalReason.REFUSAL_REASON_FUTURE:
+                await self._renew_if_clock_went_back(spooled)
             raise _Retry(f"{spooled.product} {spooled.sequence}: {reason}: {refusal.detail}")
         log.error(
             "batch refused",
@@ -213,8 +245,15 @@ class Pusher:
         self.batches_refused += 1
         await self._spool.refuse(spooled, refusal)
 
+    async def _renew_if_clock_went_back(self, refused: Spooled) -> None:
+        """Seals a chain anew that a clock ahead of the present one has sealed: it would wait until then."""
+        now = time.time()
+        if (sealed := await self._spool.sealed_time(refused.id)) is not None and sealed > now:
+            await self._spool.renew(refused.product, int(now * 1_000), self._reseal)
+            log.warning("chain starts anew: this clock was ahead", product=refused.product)
 
-def _key(spooled: Spooled) -> tuple[str, int, int]:
+
+def _key(spooled: Spooled) -> _Key:
     return spooled.product, spooled.epoch, spooled.sequence
 
 

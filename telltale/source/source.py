@@ -98,8 +98,10 @@ class Source:
             await self._pusher.drained(self._settings.drain.total_seconds())
         finally:
             self._push.cancel()
-            await self._tasks.__aexit__(None, None, None)
-            await self._spool.__aexit__(None, None, None)
+            try:
+                await self._tasks.__aexit__(None, None, None)
+            finally:
+                await self._spool.__aexit__(None, None, None)
 
     @property
     def products(self) -> frozenset[str]:
@@ -133,10 +135,8 @@ class Source:
         """
         contract = self._contract(product)
         async with self._locks[product]:
-            for loss in losses:
-                await self._spool.lose(product, loss)
             parts = list(_parts(contract, records, removed)) or [_EMPTY]
-            await self._append(contract, parts, None)
+            await self._append(contract, parts, None, losses)
 
     async def snapshot(self, product: str, records: Sequence[Message]) -> None:
         """Publishes everything that an inventory has; it replaces this source's state as a whole."""
@@ -152,7 +152,13 @@ class Source:
             raise InvalidInput(f"{product} is no product of this source; it has {known}")
         return contract
 
-    async def _append(self, contract: Contract, parts: Sequence[_Part], snapshot: Snapshot | None) -> None:
+    async def _append(
+        self,
+        contract: Contract,
+        parts: Sequence[_Part],
+        snapshot: Snapshot | None,
+        losses: Sequence[Loss] = (),
+    ) -> None:
         seals = []
         for index, part in enumerate(parts):
             place = None
@@ -162,11 +168,14 @@ class Source:
         count = sum(part.records for part in parts)
         sheddable = contract.kind == Kind.KIND_SAMPLES
         try:
-            shed, _ = await self._spool.append(contract.name, self._epoch, seals, sheddable=sheddable)
+            shed, _ = await self._spool.append(
+                contract.name, self._epoch, seals, sheddable=sheddable, losses=losses
+            )
         except SpoolFull:
             self.records_lost += count
             loss = Loss(records=count, reason=LossReason.LOSS_REASON_BOUND, detail="the spool was full")
-            await self._spool.lose(contract.name, loss)
+            for one in (*losses, loss):
+                await self._spool.lose(contract.name, one)
             # A lost delta leaves the inventory wrong until the next snapshot.
             self._holes_declared += 1
             return

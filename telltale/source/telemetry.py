@@ -24,7 +24,8 @@ from telltale import naming
 from telltale.api.mesh.v1.batch_pb2 import Header, Loss, LossReason
 from telltale.api.platform.v1.processes_pb2 import MetricAttribute, MetricKind, ProcessesRecord
 from telltale.api.platform.v1.refusals_pb2 import RefusalsRecord
-from telltale.contract.image import own_image
+from telltale.contract.image import Image, own_image
+from telltale.contract.product import contracts_in
 from telltale.errors import BatchRefused
 from telltale.identity.workload import Workload
 from telltale.naming import SpiffeId
@@ -69,19 +70,32 @@ async def self_metrics(me: Workload, role: str, state: Path, platform: str) -> "
         max_bytes=_SPOOL_BYTES,
         drain=_DRAIN,
     )
+    image = own_image(naming.PLATFORM)
     async with (
-        Source(me, settings, own_image(naming.PLATFORM)) as source,
-        Telemetry(source.publish, role) as telemetry,
+        Source(me, settings, image) as source,
+        Telemetry(source.publish, role, sign_of_life=half_of_freshness(image, REFUSALS)) as telemetry,
     ):
         yield telemetry
 
 
-class Telemetry:
-    """Reads this process's metrics at an interval and publishes them. Use as `async with`."""
+def half_of_freshness(image: Image, product: str) -> timedelta:
+    """How long a product may stay without a batch and surely keep its promise."""
+    (freshness,) = (one.options.freshness for one in contracts_in(image) if one.name == product)
+    return freshness.ToTimedelta() / 2
 
-    def __init__(self, publish: Publish, role: str, interval: timedelta = _INTERVAL) -> None:
+
+class Telemetry:
+    """Reads this process's metrics at an interval and publishes them. Use as `async with`.
+
+    sign_of_life: after so long without refusals an empty batch says that there were none.
+    """
+
+    def __init__(
+        self, publish: Publish, role: str, interval: timedelta = _INTERVAL, *, sign_of_life: timedelta
+    ) -> None:
         self._publish = publish
         self._role = role
+        self._sign_of_life = sign_of_life.total_seconds()
         self._instance = f"{socket.gethostname()}:{os.getpid()}"
         self._interval = interval.total_seconds()
         self._reader, self._lag = process_meters()
@@ -102,7 +116,8 @@ class Telemetry:
         for task in self._running:
             task.cancel()
         await self._tasks.__aexit__(None, None, None)
-        await self._flush_refusals()
+        if self._refusals:
+            await self._tell_refusals()
 
     def report_refusal(self, header: Header, refused: BatchRefused, peer: SpiffeId | None = None) -> None:
         """Tells of a batch that this process did not take. Never waits; call it on the event loop.
@@ -137,11 +152,17 @@ class Telemetry:
 
     async def _publish_refusals(self) -> None:
         while True:
-            await self._refused.wait()
+            # The first is told at the start: nobody knows how long ago an earlier process told its last.
+            await self._tell_refusals()
+            try:
+                async with asyncio.timeout(self._sign_of_life):
+                    await self._refused.wait()
+            except TimeoutError:
+                continue
             await asyncio.sleep(_GATHER_SECONDS)
-            await self._flush_refusals()
 
-    async def _flush_refusals(self) -> None:
+    async def _tell_refusals(self) -> None:
+        """Publishes what was refused since; an empty batch, if nothing was."""
         self._refused.clear()
         records = list(self._refusals)
         self._refusals.clear()
@@ -150,8 +171,7 @@ class Telemetry:
         if dropped:
             detail = f"more than {_MAX_WAITING_REFUSALS} refusals within {_GATHER_SECONDS:g} s"
             losses.append(Loss(records=dropped, reason=LossReason.LOSS_REASON_BOUND, detail=detail))
-        if records:
-            await self._try_publish(REFUSALS, records, losses)
+        await self._try_publish(REFUSALS, records, losses)
 
     async def _try_publish(
         self, product: str, records: Sequence[Message], losses: Sequence[Loss] = ()

@@ -1,5 +1,6 @@
 """The agent's settings, its status file and its positions."""
 
+import json
 from datetime import timedelta
 from pathlib import Path
 
@@ -102,3 +103,22 @@ def test_a_position_is_durable_once_it_is_saved(tmp_path: Path) -> None:
     positions.save("servers.logins")
     assert Positions(tmp_path / "positions").get("servers.logins") == "7"
     assert [path.name for path in (tmp_path / "positions").iterdir()] == ["servers.logins"]
+
+
+def test_an_agent_that_joined_needs_its_directory_alone_and_what_is_set_by_hand_goes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"mesh": "m.test", "authority": "a:1", "enrollment": "e:1", "service": "s:1"}
+    (tmp_path / "agent.json").write_text(json.dumps(told))
+    monkeypatch.setenv("TELLTALE_STATE", str(tmp_path))
+    settings = AgentSettings.read()
+    assert (settings.mesh, settings.authority, settings.service) == ("m.test", "a:1", "s:1")
+    assert settings.trust == tmp_path / "trust"
+    monkeypatch.setenv("TELLTALE_SERVICE", "other:1")
+    assert AgentSettings.read().service == "other:1"
+
+
+def test_an_agent_that_has_not_joined_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TELLTALE_STATE", str(tmp_path))
+    with pytest.raises(ConfigurationError, match=r"TELLTALE_SERVICE: .*telltale agent join"):
+        AgentSettings.read()

@@ -3,11 +3,12 @@
 import io
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from rich.console import Console
 
 from telltale.cli.dashboard import changes, dashboard, summary, totals
 from telltale.cli.screen import Lines
-from telltale.cli.snapshot import FindingView, ProductView, Rates, Snapshot
+from telltale.cli.snapshot import FindingView, Lags, ProductView, Rates, Snapshot
 from telltale.cli.supervisor import ChildStatus, State
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -40,6 +41,24 @@ def test_a_product_that_is_gone_says_since_when() -> None:
 def test_a_process_that_cannot_start_says_why() -> None:
     broken = ChildStatus("writer", State.WAITING, None, 3, None, "exited with code 2: no disk")
     assert "waiting exited with code 2: no disk" in drawn(Snapshot(processes=(broken,)))
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+@pytest.mark.parametrize("height", [12, 24, 30, 40])
+def test_a_low_screen_holds_the_picture_and_leaves_out_what_is_well(height: int, width: int) -> None:
+    well = tuple(product(f"servers.p{number}") for number in range(17))
+    gone = product("servers.gone", state="UNREACHABLE")
+    running = tuple(ChildStatus(f"running{number}", State.RUNNING, 1) for number in range(6))
+    broken = ChildStatus("writer", State.WAITING, None, 3, None, "exited with code 2: no disk")
+    shown = Snapshot((*well, gone), (*running, broken), (FINDING,) * 6, 9, "the gateway is away")
+    console = Console(file=io.StringIO(), width=width)
+    lines = console.render_lines(dashboard(shown, NOW, "mesh " * 20, height), pad=False)
+    picture = "\n".join("".join(segment.text for segment in line) for line in lines)
+    assert len(lines) <= height
+    assert "UNR" in picture
+    if width >= 80:
+        assert "servers.gone" in picture and "writer" in picture
+        assert "2026-03-01 11:59:00  high      open   web1 /var" in picture
 
 
 def test_hostile_names_do_not_reach_the_terminal() -> None:
@@ -94,6 +113,22 @@ def test_rates_survive_a_gateway_that_counts_from_nothing_again() -> None:
     assert rates.of("p", 5, 12.0) == 2.0
 
 
+def test_the_interval_between_two_batches_is_no_lag() -> None:
+    lags = Lags()
+    first, second = NOW, NOW + timedelta(seconds=10)
+    assert lags.of("p", first, first, first + timedelta(seconds=9)) == 0.0
+    assert lags.of("p", second, first, second + timedelta(seconds=0.1)) == pytest.approx(0.1)
+    assert lags.of("p", second, second, second + timedelta(seconds=1)) == 0.0
+
+
+def test_a_writer_that_stands_still_falls_behind_further_and_further() -> None:
+    lags = Lags()
+    behind = [
+        lags.of("p", NOW + timedelta(seconds=look), NOW, NOW + timedelta(seconds=look)) for look in range(5)
+    ]
+    assert behind == [0.0, 0.0, 1.0, 2.0, 3.0]
+
+
 def test_a_rate_forgets_what_is_long_ago() -> None:
     rates = Rates()
     for second in range(100):
@@ -109,3 +144,12 @@ def test_lines_have_a_clock_and_no_colour() -> None:
     clock, _, words = output.getvalue().partition(" ")
     assert len(clock) == 8
     assert words == "gateway is running, pid 1\n"
+
+
+def test_a_gateway_that_starts_again_tells_nothing_twice() -> None:
+    output = io.StringIO()
+    lines = Lines(output)
+    for shown in (Snapshot((product(),)), Snapshot(problem="the gateway is away"), Snapshot((product(),))):
+        lines.show(shown)
+    assert output.getvalue().count("servers.cpu is LIVE") == 1
+    assert output.getvalue().count("first row") == 1

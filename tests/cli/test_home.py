@@ -26,6 +26,26 @@ def test_a_home_is_for_its_owner_only(home: Home) -> None:
     assert stat.S_IMODE(home.logs.stat().st_mode) == 0o700
 
 
+def test_a_directory_that_exists_keeps_its_mode(tmp_path: Path) -> None:
+    tmp_path.chmod(0o750)
+    Home.at(tmp_path).create()
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o750
+
+
+def test_a_directory_that_everybody_may_write_to_is_no_home_and_stays_as_it_is(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    with pytest.raises(ConfigurationError, match="everybody may write to"):
+        Home.at(tmp_path).create()
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o1777
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_home_that_cannot_be_made_says_why(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="Not a directory; choose another --home"):
+        Home.at(tmp_path / "file" / "home").create()
+
+
 def test_the_path_of_a_home_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert Home.at(".telltale").path == tmp_path / ".telltale"

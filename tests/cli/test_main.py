@@ -87,12 +87,22 @@ def test_the_port_that_is_taken_is_named(tmp_path: Path, capsys: pytest.CaptureF
     assert (code, err) == (1, f"telltale: port {port} is taken; choose another with --port\n")
 
 
+def test_a_mesh_is_named_like_a_domain(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TELLTALE_MESH", "Bad Mesh")
+    code, _, err = run(capsys, "--home", str(tmp_path), "up")
+    assert code == 1
+    assert err.startswith("telltale: TELLTALE_MESH: 'Bad Mesh' is no mesh; ")
+
+
 @pytest.mark.parametrize(
     ("failure", "code", "said"),
     [
         (Unavailable("the gateway\nis away"), 1, "telltale: the gateway is away\n"),
         (PermissionMissing("me", "list", "p"), 1, "telltale: me lacks the permission `list` on p"),
         (KeyboardInterrupt(), 130, ""),
+        (OSError(28, "No space left on device", "/x"), 1, "telltale: /x: No space left on device\n"),
         (
             ExceptionGroup("tasks", [ExceptionGroup("more", [ValueError("no")])]),
             1,
@@ -118,20 +128,45 @@ def test_durations_have_units(text: str, seconds: float) -> None:
     assert command.Seconds().convert(text, None, None) == seconds
 
 
+MUCH = (
+    "import click, sys\nfrom telltale.cli import main\n"
+    "@main.cli.command()\ndef much():\n    for line in range(100000): click.echo(f'line {line}')\n"
+    "main.main(['much'])"
+)
+
+
 def test_a_reader_who_has_seen_enough_is_no_error() -> None:
-    script = (
-        "import sys\nfrom telltale.cli import main\n"
-        "def much():\n    for line in range(100000): print('line', line)\n"
-        "sys.exit(main._exit_code(much))"
-    )
     with subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", MUCH], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as writer:
         assert writer.stdout is not None and writer.stderr is not None
         assert writer.stdout.readline() == "line 0\n"
         writer.stdout.close()
         assert writer.stderr.read() == ""
         assert writer.wait() == 0
+
+
+def test_an_output_that_is_closed_is_no_error() -> None:
+    shell = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-c", MUCH]
+    ran = subprocess.run(shell, stderr=subprocess.PIPE, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_a_full_disk_is_said_in_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-c", MUCH], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (ran.returncode, ran.stderr) == (1, "telltale: No space left on device\n")
+
+
+@pytest.mark.parametrize("words", [[], ["product"]])
+def test_without_a_command_the_help_is_shown_as_it_is(
+    capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (2, "")
+    assert err.startswith("Usage: telltale") and "\nCommands:\n" in err
 
 
 def test_help_imports_neither_grpc_nor_rich_nor_duckdb() -> None:

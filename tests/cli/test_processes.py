@@ -47,6 +47,36 @@ def test_each_domain_has_its_own_authority_in_the_one_process(planned: Plan) -> 
     assert set(planned.domains) == {"platform", "servers", "analysis", "operators"}
 
 
+def test_authorities_tell_newcomers_where_to_push_and_know_whose_tokens_invite(planned: Plan) -> None:
+    environment = planned.programs()[0].environment
+    told = {
+        Path(one["directory"]).name: one["service_address"]
+        for one in json.loads(environment["TELLTALE_AUTHORITIES"])
+    }
+    assert told["servers"] == planned.addresses["servers"]
+    # Operators push to nobody.
+    assert told["operators"] == ""
+    assert environment["TELLTALE_TRUST"] == str(planned.home.trust)
+
+
+def test_the_agent_alone_joins_as_on_any_other_host(planned: Plan) -> None:
+    assert [process.name for process in planned.processes if process.joins] == ["agent"]
+    for program in planned.programs():
+        assert ("TELLTALE_JOIN_TOKEN_FILE" in program.environment) == (
+            program.name not in ("agent", "authorities")
+        )
+
+
+def test_the_gateway_dials_services_where_they_listen_and_nowhere_else(planned: Plan) -> None:
+    gateway = next(program for program in planned.programs() if program.name == "gateway")
+    assert gateway.environment["TELLTALE_DOMAIN_ADDRESSES"] == f"{LOOPBACK}/32"
+
+
+def test_an_address_that_is_not_of_this_machine_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Precondition, match=r"203\.0\.113\.77 is no address of this machine"):
+        plan(Home.at(tmp_path), MESH, 7443, "203.0.113.77")
+
+
 def test_nothing_secret_is_in_arguments_or_environment(
     planned: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,3 +142,4 @@ def test_the_command_line_is_told_where_the_mesh_is(planned: Plan) -> None:
     mesh = planned.running()
     assert mesh.gateway == planned.addresses["gateway"]
     assert mesh.pid == os.getpid()
+    assert mesh.authorities["servers"] == planned.addresses["authority of servers"]

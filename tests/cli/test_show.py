@@ -26,17 +26,17 @@ def test_a_message_becomes_plain_values() -> None:
     assert row["payload_sha256"] == "01ff"
     assert row["sealed_time"] == "1970-01-01T00:00:01.005Z"
     assert row["first_event_time"] is None
-    assert row["losses"] == [{"records": 3, "reason": "LOSS_REASON_BOUND", "detail": ""}]
+    assert row["losses"] == [{"records": 3, "reason": "BOUND", "detail": ""}]
     assert json.loads(json.dumps(row)) == row
 
 
-def test_spans_are_seconds_and_unknown_enum_values_are_numbers() -> None:
+def test_spans_are_seconds_and_unknown_enum_values_are_their_digits() -> None:
     product = Product(freshness=Duration(seconds=1, nanos=500_000_000))
     product.kind = 77  # type: ignore[assignment]
     row = show.row_of(product)
     assert row["freshness"] == 1.5
-    assert row["kind"] == 77
-    assert show.row_of(Field(roles=[Role.ROLE_KEY]))["roles"] == ["ROLE_KEY"]
+    assert row["kind"] == "77"
+    assert show.row_of(Field(roles=[Role.ROLE_KEY]))["roles"] == ["KEY"]
 
 
 @given(st.text())
@@ -92,3 +92,25 @@ def test_a_pipe_gets_whole_lines(capsys: pytest.CaptureFixture[str]) -> None:
 def test_documents_keep_numbers_exact(capsys: pytest.CaptureFixture[str]) -> None:
     show.document({"total": 2**64 - 1, "name": "né"})
     assert json.loads(capsys.readouterr().out) == {"total": 2**64 - 1, "name": "né"}
+
+
+def test_json_is_escaped_where_a_terminal_would_obey_it(capsys: pytest.CaptureFixture[str]) -> None:
+    said = {"title": "\x1b]0;x\x07 \x9b2J \x7f \u202e né"}
+    show.document(said)
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == said
+    assert "né" in printed
+    assert not [one for one in printed if not one.isprintable() and one != "\n"]
+
+
+def test_nested_values_do_not_drive_the_terminal_either() -> None:
+    assert "\x9b" not in show.cell({"a": ["\x9b2J"]})
+
+
+def test_columns_named_like_markup_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    show.table(("[/x]",), [(1,)], empty="")
+    assert capsys.readouterr().out.split() == ["[/x]", "1"]
+
+
+def test_one_value_does_not_fill_the_screen() -> None:
+    assert len(show.cell("x" * 10**7)) < 11_000

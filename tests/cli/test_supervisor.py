@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,8 +22,10 @@ from telltale.cli.supervisor import (
     Supervisor,
     last_line,
     parse_listening,
+    said,
     supervising,
 )
+from telltale.errors import Unavailable
 
 _T = TypeVar("_T")
 SLEEP = """
@@ -95,6 +98,37 @@ async def test_a_child_that_cannot_start_shows_its_last_log_line(tmp_path: Path)
     async with supervising([program(tmp_path, "broken", script)], QUICK) as supervisor:
         status = await until(supervisor, lambda child: child.state is State.WAITING and child.restarts > 1)
     assert status.detail == "exited with code 2: no disk: attach one"
+
+
+async def test_what_has_to_come_before_is_tried_until_it_succeeds_and_then_never_again(
+    tmp_path: Path,
+) -> None:
+    tries: list[int] = []
+
+    async def before() -> None:
+        tries.append(len(tries))
+        if len(tries) < 3:
+            raise Unavailable("nobody answers yet")
+
+    waiting = replace(program(tmp_path, "late", SLEEP), before=before)
+    async with supervising([waiting], QUICK) as supervisor:
+        first = await until(supervisor, lambda status: status.state is not State.STARTING)
+        assert first.state is State.RUNNING or first.detail == "nobody answers yet"
+        running = await until(supervisor, lambda status: status.state is State.RUNNING)
+        assert running.pid is not None
+        os.kill(running.pid, signal.SIGKILL)
+        await until(supervisor, lambda status: status.state is State.RUNNING and status.restarts == 1)
+    assert tries == [0, 1, 2]
+
+
+async def test_a_child_that_waits_for_what_comes_before_can_be_stopped(tmp_path: Path) -> None:
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    async with supervising([replace(program(tmp_path, "late", SLEEP), before=never)], QUICK) as supervisor:
+        await until(supervisor, lambda status: status.state is State.STARTING)
+    assert supervisor.statuses()[0].state is State.STOPPED
+    assert not (tmp_path / "late.log").exists()
 
 
 async def test_a_missing_program_is_said_not_raised(tmp_path: Path) -> None:
@@ -207,3 +241,18 @@ def test_listening_ports_are_read_from_the_kernels_table() -> None:
 def test_the_last_line_of_a_log_is_the_last_that_says_something(tmp_path: Path, text: str, line: str) -> None:
     (tmp_path / "log").write_text(text)
     assert last_line(tmp_path / "log") == line
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"reason": "no disk", "event": "cannot go on", "level": "error"}', "cannot go on: no disk"),
+        ('{"event": "stopped"}', "stopped"),
+        ('{"level": "error"}', '{"level": "error"}'),
+        ("[1]", "[1]"),
+        ("no disk: attach one", "no disk: attach one"),
+        ("", ""),
+    ],
+)
+def test_a_structured_line_is_told_in_words(line: str, words: str) -> None:
+    assert said(line) == words

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from telltale.api.mesh.v1.batch_pb2 import Cursor, Gap, GapReason, Hole, Position, SealedBatch
+from telltale.api.mesh.v1.batch_pb2 import Cursor, Gap, GapReason, Hole, Position, SealedBatch, Sync
 from telltale.api.mesh.v1.ingest_pb2 import RefusalReason
+from telltale.api.mesh.v1.stream_pb2 import Start
 from telltale.consume import holding
 from telltale.consume.chains import KnownChain
 from telltale.consume.delivered import Delivered, Item, Missing
@@ -74,6 +75,21 @@ async def test_a_broken_stream_goes_on_where_it_stood_without_repeats(
     async with Subscription(mesh.workload("platform", "/writer"), address, ["servers.*"]) as stream:
         assert offsets(await take(stream, 6)) == [1, 2, 3, 4, 5, 6]
     assert [p.offset for p in gateway.requests[1].cursor.positions] == [2]
+
+
+async def test_who_started_at_the_latest_goes_on_from_there_before_anything_has_arrived(
+    mesh: Mesh, gateway: Gateway, address: str, chain: Chain
+) -> None:
+    place = Position(product=DISK_USAGE, log="a", offset=7)
+    await gateway.add(sync=Sync(position=place))
+    gateway.break_after = 1
+    me = mesh.workload("platform", "/writer")
+    async with Subscription(me, address, [DISK_USAGE], start=Start.START_LATEST):
+        # Breaks the stream, which has had its one frame.
+        await gateway.add(chain.next([disk_usage("/")]), credentials=chain.credentials)
+        async with asyncio.timeout(20):
+            await gateway.opened(2)
+    assert list(gateway.requests[1].cursor.positions) == [place]
 
 
 async def test_the_stream_is_opened_anew_before_its_token_ends(tmp_path: Path) -> None:

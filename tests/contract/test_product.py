@@ -45,6 +45,11 @@ def test_the_platforms_products_have_the_prefix_of_the_mesh() -> None:
         assert contract.options.open_to_all_trust_domains
 
 
+def test_contracts_from_before_the_sync_mark_are_still_read() -> None:
+    (contract,) = contracts(text("samples").replace("  telltale.api.mesh.v1.Sync sync = 4;\n", ""))
+    assert "sync" not in contract.frame.fields_by_name
+
+
 @pytest.mark.parametrize("kind", ["samples", "events", "inventory"])
 def test_what_the_scaffold_writes_keeps_every_rule(kind: str) -> None:
     (contract,) = contracts(text(kind))

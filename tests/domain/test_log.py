@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from telltale.api.mesh.v1.batch_pb2 import Header, SealedBatch, Snapshot
 from telltale.api.mesh.v1.ingest_pb2 import RefusalReason
+from telltale.domain import inventory
 from telltale.domain.inventory import Change, Query
 from telltale.domain.log import Candidate, ProductLog
 from telltale.errors import BatchRefused
@@ -135,6 +137,61 @@ async def test_arrival_is_announced(log: ProductLog) -> None:
     await arrival.wait()
 
 
+async def test_arrival_is_announced_though_the_one_who_pushed_has_gone(log: ProductLog) -> None:
+    arrival = log.arrival(PRODUCT)
+    log.append([Chain().next()]).cancel()
+    async with asyncio.timeout(10):
+        await arrival.wait()
+    assert len(await log.after(PRODUCT, 0, 1 << 20)) == 1
+
+
+async def test_a_batch_that_was_refused_is_never_acked_without_being_kept(log: ProductLog) -> None:
+    chain = Chain()
+    bad = chain.next()
+    refused = BatchRefused(RefusalReason.REFUSAL_REASON_PERMISSION, "not yours")
+    await log.append([replace(bad, refused=refused)])
+    assert reason((await log.append([bad]))[0]) == RefusalReason.REFUSAL_REASON_BROKEN_CHAIN
+
+
+async def test_what_a_clone_declared_lost_is_not_acked_for_the_original(log: ProductLog) -> None:
+    chain = Chain()
+    first, second, third = chain.next(), chain.next(), chain.next()
+    third.header.holes.add(first_sequence=2, last_sequence=2)
+    assert await log.append([first, third]) == [None, None]
+    assert reason((await log.append([second]))[0]) == RefusalReason.REFUSAL_REASON_BROKEN_CHAIN
+
+
+async def test_what_follows_a_batch_that_was_not_taken_waits_for_it(log: ProductLog) -> None:
+    chain = Chain()
+    first, second, third = chain.next(), chain.next(), chain.next()
+    assert await log.append([first]) == [None]
+    (refused,) = await log.append([replace(third, follows=2)])
+    assert refused is not None and not refused.final
+    assert await log.append([second, replace(third, follows=2)]) == [None, None]
+
+
+async def test_what_never_came_is_not_acked_however_much_is_missing(log: ProductLog) -> None:
+    chain = Chain()
+    late = []
+    for _ in range(600):
+        late.append(chain.next())
+        await log.append([chain.next()])
+    late = late[1:]  # before the first batch that came, nothing is known to be missing
+    reasons = {reason(refused) for refused in await log.append(late)}
+    assert reasons == {RefusalReason.REFUSAL_REASON_BROKEN_CHAIN}
+
+
+async def test_the_state_at_an_offset_is_whole_though_a_later_snapshot_replaced_it(log: ProductLog) -> None:
+    chain = Chain()
+    await log.append([chain.next(Change({b"a": b"1"}), Snapshot(id="s", end=True))])
+    await log.append([chain.next(Change({b"a": b"2"}), Snapshot(id="t", index=0))])
+    through = (await log.extent(PRODUCT)).latest
+    await log.append([chain.next(Change({b"b": b"2"}), Snapshot(id="t", index=1, end=True))])
+    entries = await log.state_after(PRODUCT, 0, through, 1 << 20)
+    headers = [Header.FromString(SealedBatch.FromString(entry.batch).header) for entry in entries]
+    assert [header.snapshot.id for header in headers] == ["s", "t"]
+
+
 async def state(log: ProductLog, source: str = SOURCE) -> dict[bytes, bytes]:
     page = await log.page(Query(PRODUCT, None, None, 1_000))
     return {row.key: row.record for row in page.rows if row.source == source}
@@ -170,6 +227,29 @@ async def test_pages_show_the_state_at_one_position(log: ProductLog) -> None:
     await log.append([chain.next(Change({b"b": b"2", b"c": b"2"}))])
     second = await log.page(Query(PRODUCT, first.position, (SOURCE, b"a"), 10))
     assert [(row.key, row.record) for row in second.rows] == [(b"b", b"1")]
+
+
+async def test_a_page_ends_before_it_is_too_large_for_a_message(log: ProductLog) -> None:
+    change = Change({bytes([65 + number]): b"x" * 400_000 for number in range(5)})
+    await log.append([Chain().next(change, Snapshot(id="s", end=True))])
+    first = await log.page(Query(PRODUCT, None, None, 10))
+    assert [row.key for row in first.rows] == [b"A", b"B", b"C"] and not first.complete
+    second = await log.page(Query(PRODUCT, first.position, (SOURCE, b"C"), 10))
+    assert [row.key for row in second.rows] == [b"D", b"E"] and second.complete
+
+
+async def test_a_busy_inventory_ends_the_pages_of_no_other(
+    log: ProductLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inventory, "PAGE_LIFE_MS", -1_000)
+    quiet, busy = Chain(), Chain(product="servers.units")
+    await log.append([quiet.next(Change({b"a": b"1", b"b": b"1"}), Snapshot(id="s", end=True))])
+    first = await log.page(Query(PRODUCT, None, None, 1))
+    for value in (b"1", b"2"):
+        await log.append([busy.next(Change({b"a": value}))])
+    await log.prune({})
+    assert not (await log.page(Query(PRODUCT, first.position, (SOURCE, b"a"), 1))).expired
+    assert (await log.page(Query("servers.units", first.position, None, 1))).expired
 
 
 KEYS = st.sampled_from([b"a", b"b", b"c", b"d"])

@@ -21,7 +21,8 @@ from telltale.api.servers.v1.disk_usage_pb2_grpc import DiskUsageStub
 from telltale.api.servers.v1.inventory_pb2_grpc import InventoryStub
 from telltale.identity.workload import Workload
 from telltale.rpc.auth import ON_BEHALF_OF
-from tests.support.batches import DISK_USAGE, INVENTORY, SCHEMAS, Chain, disk_usage, host
+from telltale.seal.sealing import seal
+from tests.support.batches import DISK_USAGE, INVENTORY, SCHEMAS, Chain, disk_usage, header_of, host
 from tests.support.domain import Running, running
 from tests.support.mesh import Mesh
 
@@ -214,6 +215,21 @@ async def test_each_attack_is_refused_in_band_with_its_reason(servers: Running, 
     _, refused = await push(servers, agent, [clone.next([disk_usage("/forked")])], certificates)
     assert refused == {1: RefusalReason.REFUSAL_REASON_FORK}
     assert len(await servers.domain.log.after(DISK_USAGE, 0, 1 << 20)) == 1
+
+
+@pytest.mark.parametrize("product", [DISK_USAGE, INVENTORY])
+async def test_what_typed_readers_cannot_parse_never_gets_into_the_log(
+    servers: Running, mesh: Mesh, product: str
+) -> None:
+    agent = mesh.workload("servers", "/agent/web1")
+    chain = Chain(agent.credentials, product)
+    header = header_of(chain.next())
+    garbage = seal(agent.credentials, header, b"\x0a\xff garbage")
+    miscounted = chain.next(record_count=7)
+    certificates = agent.credentials.certificates
+    _, refused = await push(servers, agent, [garbage, miscounted], certificates)
+    assert refused == dict.fromkeys((1, 2), RefusalReason.REFUSAL_REASON_MALFORMED)
+    assert await servers.domain.log.after(product, 0, 1 << 20) == []
 
 
 async def test_an_agent_of_another_domain_may_not_push(servers: Running, mesh: Mesh) -> None:

@@ -27,8 +27,6 @@ class FakeLog:
     """Appends, breaks, forgets and is replaced on command. `chance` decides how much a read takes."""
 
     chance: random.Random
-    # Whether readers are told when they have reached the end.
-    marks_end: bool = True
     product: str = PRODUCT
     payload_bytes: int = 40
     log: str = "log-1"
@@ -79,11 +77,11 @@ class FakeLog:
 
     async def read(self, cursor: Sequence[Position], start: Start) -> AsyncGenerator[bytes, None]:
         era = self._era
-        yield b""
         offset, gap = self._start(cursor, start)
         if gap is not None:
             yield SealedFrame(gap=gap).SerializeToString()
-        told = not self.marks_end
+        through = self._latest()
+        told = False
         while True:
             await asyncio.sleep(0)
             if era != self._era:
@@ -92,19 +90,19 @@ class FakeLog:
             ready = [batch for batch in self.batches if batch[0] > offset]
             if offset < self.pruned_through:
                 raise Unavailable("retention passed over the reader")
-            if ready:
-                ready = ready[: self.chance.randint(1, 6)]
-                offset = ready[-1][0]
-                yield SealedFrame(batches=[self._sealed(*batch) for batch in ready]).SerializeToString()
-            elif not told:
+            if not told and offset >= through:
                 told = True
                 position = Position(product=self.product, log=self.log, offset=offset)
                 yield SealedFrame(sync=Sync(position=position)).SerializeToString()
+            elif ready:
+                ready = ready[: self.chance.randint(1, 6)]
+                offset = ready[-1][0]
+                yield SealedFrame(batches=[self._sealed(*batch) for batch in ready]).SerializeToString()
             else:
                 await changed.wait()
 
     def _start(self, cursor: Sequence[Position], start: Start) -> tuple[int, Gap | None]:
-        latest = self.batches[-1][0] if self.batches else self.pruned_through
+        latest = self._latest()
         if not cursor:
             return (latest if start == Start.START_LATEST else self.pruned_through), None
         own = [position for position in cursor if position.log == self.log]
@@ -119,6 +117,9 @@ class FakeLog:
             reason=reason, product=self.product, log=lost.log, after_offset=lost.offset, resumed=resumed
         )
         return self.pruned_through, gap
+
+    def _latest(self) -> int:
+        return self.batches[-1][0] if self.batches else self.pruned_through
 
     def _sealed(self, offset: int, number: int) -> SealedBatch:
         header = Header(

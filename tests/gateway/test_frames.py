@@ -1,13 +1,20 @@
 """Frames taken apart and put together: places, certificates, and owners that break the format."""
 
+import dataclasses
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from gateway import frames
 from gateway.frames import Batch, FrameReader, FrameWriter, Reached
+from gateway.ring import Ring
 from telltale import wire
-from telltale.api.mesh.v1.batch_pb2 import Delivery, SealedBatch, SealedFrame
+from telltale.api.mesh.v1.batch_pb2 import Delivery, Gap, Header, Position, SealedBatch, SealedFrame, Sync
 from telltale.errors import LimitExceeded, Unavailable
 from telltale.identity.credentials import Credentials
 from tests.support.batches import DISK_USAGE, Chain, disk_usage
@@ -71,7 +78,26 @@ def test_a_batch_without_a_place_is_refused(mesh: Mesh) -> None:
         list(FrameReader(DISK_USAGE).read(frame(batch)))
 
 
-@pytest.mark.parametrize("data", [b"\xff\xff\xff", frame(certificates=(b"no certificate",))])
+HUGE = "x" * 5_000
+OVERSIZED_BATCH = SealedBatch(
+    header=Header(product=DISK_USAGE).SerializeToString(),
+    payload=bytes(5 << 20),
+    delivery=Delivery(log="log", offset=1).SerializeToString(),
+)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff\xff\xff",
+        frame(certificates=(b"no certificate",)),
+        frame(certificates=(bytes(100_000),)),
+        frame(OVERSIZED_BATCH),
+        SealedFrame(gap=Gap(log=HUGE)).SerializeToString(),
+        SealedFrame(sync=Sync(position=Position(log=HUGE))).SerializeToString(),
+        SealedFrame(sync=Sync()).SerializeToString(),
+    ],
+)
 def test_what_is_no_frame_ends_the_stream_and_not_the_gateway(data: bytes) -> None:
     with pytest.raises(Unavailable, match="is not what the contract says"):
         list(FrameReader(DISK_USAGE).read(data))
@@ -85,6 +111,30 @@ def test_certificates_without_end_ask_for_a_new_stream(mesh: Mesh, monkeypatch: 
     third = mesh.credentials("servers", "/agent/c")
     with pytest.raises(LimitExceeded):
         list(reader.read(frame(certificates=third.certificates)))
+
+
+def test_an_owner_that_piles_up_issuers_makes_no_frame_too_large_for_the_subscribers(mesh: Mesh) -> None:
+    web = mesh.credentials("servers", "/agent/web1")
+    reader = FrameReader(DISK_USAGE)
+    # Each of the same name, so that any of them may have signed the leaf.
+    issuers = [_again(web.certificates[1]) for _ in range(50)]
+    (one,) = batches(reader.read(frame(*sealed(web, 1), certificates=(web.certificates[0], *issuers))))
+    assert len(one.chain) <= 8
+    ring = Ring(1 << 20)
+    # Another tuple each, as for another signer each.
+    ring.extend(
+        dataclasses.replace(one, offset=number, chain=(*one.chain,)[:7]) for number in range(1, 1_000)
+    )
+    piece = ring.piece(0, 50_000)
+    assert piece is not None and len(FrameWriter().frame(piece.batches)) < 50_000
+
+
+def _again(issuer: bytes) -> bytes:
+    """A certificate of the same name with another key."""
+    name = x509.load_der_x509_certificate(issuer).subject
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now)
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
 
 
 def test_a_source_with_a_silly_clock_stops_nobody(mesh: Mesh) -> None:

@@ -168,6 +168,27 @@ async def test_a_stream_joins_history_and_live_over_many_products(
         assert servers.logs[name].appended
 
 
+async def test_a_domain_that_moves_while_its_old_address_lives_is_followed(
+    mesh: Mesh, gateway: Gateway, servers: FakeDomain, operator: Workload
+) -> None:
+    servers.permit(operator, *READ)
+    await gateway.register(servers)
+    async with domain_service(mesh, "servers") as moved:
+        moved.permitted, moved.logs = servers.permitted, servers.logs
+        async with streaming(gateway, operator, DISK_USAGE) as read:
+            log = servers.logs[DISK_USAGE]
+            log.append()
+            await read(1)
+            await state(gateway, operator, CATALOG_STATE_LIVE)
+            await gateway.register(moved)
+            log.append(2)
+            assert await read(2) == log.appended[1:]
+        async with asyncio.timeout(10):
+            # The one upstream subscription too: it alone counts, and asking takes its time on the wire.
+            while (await entries(gateway, operator))[DISK_USAGE].batches < 2:
+                pass
+
+
 async def test_a_cursor_goes_on_where_it_stands(
     gateway: Gateway, servers: FakeDomain, operator: Workload
 ) -> None:
@@ -474,6 +495,22 @@ async def test_one_identity_cannot_take_all_streams(
             await stack.aclose()
             async with streaming(gateway, operator, DISK_USAGE) as fifth:
                 await fifth(1)
+
+
+async def test_a_stream_is_answered_before_there_is_anything_to_say(
+    gateway: Gateway, servers: FakeDomain, operator: Workload
+) -> None:
+    servers.permit(operator, *READ)
+    await gateway.register(servers)
+    async with gateway.channel(operator) as channel:
+        metadata = await gateway.metadata(operator)
+        for call in (
+            StreamStub(channel).Subscribe(StreamSubscribeRequest(products=["*"]), metadata=metadata),
+            DiskUsageStub(channel).Subscribe(SubscribeRequest(), metadata=metadata),
+        ):
+            async with asyncio.timeout(10):
+                await call.initial_metadata()
+            call.cancel()
 
 
 async def test_malformed_requests_are_told_what_is_wrong(

@@ -4,8 +4,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from telltale.api.mesh.v1.batch_pb2 import SealedBatch
+from telltale.api.mesh.v1.batch_pb2 import Hole, SealedBatch
 from telltale.api.mesh.v1.ingest_pb2 import RefusalReason
 from telltale.errors import BatchRefused
 from telltale.seal.verify import Verifier, check_owner
@@ -115,3 +119,37 @@ def test_only_the_owner_s_domain_publishes_unless_the_product_is_open(mesh: Mesh
     check_owner(header, open_to_all=True, mesh=mesh.name)
     with pytest.raises(BatchRefused):
         check_owner(header, open_to_all=False, mesh=mesh.name)
+
+
+def self_signed_authority(subject: x509.Name) -> bytes:
+    key = ec.generate_private_key(ec.SECP256R1())
+    builder = x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(NOW - timedelta(days=1)).not_valid_after(NOW + timedelta(days=1))
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+def test_forged_authorities_do_not_crowd_out_the_real_one(mesh: Mesh) -> None:
+    chain = Chain(mesh.credentials("servers", "/agent/web1"))
+    issuer = x509.load_der_x509_certificate(chain.credentials.certificates[1])
+    checks = Verifier(mesh.trust)
+    checks.learn([chain.credentials.certificates[1]])
+    checks.learn(self_signed_authority(issuer.subject) for _ in range(40))
+    checks.learn(chain.credentials.certificates)
+    batch = chain.next([disk_usage("/")])
+    header = checks.verify(batch, datetime.now(UTC))
+    assert checks.certificates_of(header) == chain.credentials.certificates
+
+
+def test_a_stranger_s_certificates_take_no_memory(mesh: Mesh, tmp_path: Path) -> None:
+    other = Mesh.create(tmp_path / "other", "servers")
+    checks = Verifier(mesh.trust)
+    checks.learn(other.credentials("servers", "/agent/web1").certificates)
+    assert not checks._certificates and not checks._authorities
+
+
+def test_a_header_that_declares_too_much_is_malformed(mesh: Mesh) -> None:
+    chain = Chain(mesh.credentials("servers", "/agent/web1"))
+    holes = [Hole(first_sequence=n, last_sequence=n) for n in range(1, 2_000)]
+    batch = chain.next([disk_usage("/")], holes=holes)
+    assert refusal(mesh, chain, batch) == RefusalReason.REFUSAL_REASON_MALFORMED

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterable, Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ from telltale.contract.image import own_image
 from telltale.contract.product import contracts_in
 from telltale.errors import BatchRefused, Unavailable
 from telltale.naming import SpiffeId
-from telltale.source.telemetry import PROCESSES, REFUSALS, Telemetry, self_metrics
+from telltale.source.telemetry import PROCESSES, REFUSALS, Telemetry, half_of_freshness, self_metrics
 from tests.support.domain import DOMAINS, running
 from tests.support.mesh import Mesh
 
@@ -35,6 +35,7 @@ class Published:
     def __init__(self, failing: bool = False) -> None:
         self.records: defaultdict[str, list[Any]] = defaultdict(list)
         self.losses: list[Loss] = []
+        self.batches: Counter[str] = Counter()
         self.failing = failing
         self.calls = 0
         self._changed = asyncio.Condition()
@@ -45,6 +46,7 @@ class Published:
         self.calls += 1
         async with self._changed:
             if not self.failing:
+                self.batches[product] += 1
                 self.records[product] += records
                 self.losses += losses
             self._changed.notify_all()
@@ -59,8 +61,10 @@ class Published:
         return [record for record in self.records[PROCESSES] if record.metric == metric]
 
 
-def telemetry(publish: Published, interval: float = 0.01) -> Telemetry:
-    return Telemetry(publish, "tester", timedelta(seconds=interval))
+def telemetry(publish: Published, interval: float = 0.01, sign_of_life: float = 3600) -> Telemetry:
+    return Telemetry(
+        publish, "tester", timedelta(seconds=interval), sign_of_life=timedelta(seconds=sign_of_life)
+    )
 
 
 async def test_every_process_tells_its_vitals() -> None:
@@ -119,6 +123,29 @@ async def test_refusals_are_published_while_the_process_runs() -> None:
     async with telemetry(published, interval=3600) as mine:
         mine.report_refusal(Header(), FORK)
         await published.until(lambda: bool(published.records[REFUSALS]))
+
+
+async def test_without_refusals_an_empty_batch_says_so_again_and_again() -> None:
+    published = Published()
+    async with telemetry(published, interval=3600, sign_of_life=0.01) as mine:
+        await published.until(lambda: published.batches[REFUSALS] >= 3)
+        assert published.records[REFUSALS] == []
+        mine.report_refusal(Header(), FORK)
+        await published.until(lambda: bool(published.records[REFUSALS]))
+    assert len(published.records[REFUSALS]) == 1
+
+
+async def test_a_process_says_at_its_start_that_it_refused_nothing_and_then_keeps_quiet() -> None:
+    published = Published()
+    async with telemetry(published):
+        await published.until(lambda: published.batches[PROCESSES] >= 5)
+    assert published.batches[REFUSALS] == 1
+
+
+def test_signs_of_life_come_at_half_of_what_the_contract_promises() -> None:
+    image = own_image("platform")
+    for contract in contracts_in(image):
+        assert half_of_freshness(image, contract.name) * 2 == contract.options.freshness.ToTimedelta()
 
 
 async def test_a_flood_of_refusals_is_bounded_and_the_rest_declared() -> None:

@@ -2,16 +2,17 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import grpc.aio
 
-from telltale.api.mesh.v1.batch_pb2 import Delivery, Gap, SealedBatch, SealedFrame
+from telltale.api.mesh.v1.batch_pb2 import Delivery, Gap, SealedBatch, SealedFrame, Sync
 from telltale.api.mesh.v1.schemas_pb2 import GetSchemaRequest, GetSchemaResponse
 from telltale.api.mesh.v1.schemas_pb2_grpc import SchemasServicer, add_SchemasServicer_to_server
 from telltale.api.mesh.v1.stream_pb2 import StreamSubscribeRequest
 from telltale.api.mesh.v1.stream_pb2_grpc import StreamServicer, add_StreamServicer_to_server
+from telltale.contract.reflection import SymbolIndex, add_reflection
 from telltale.errors import NotFound, Unavailable
 from telltale.identity.credentials import Credentials
 from telltale.rpc.auth import Authenticator, Context
@@ -27,6 +28,9 @@ class Gateway(StreamServicer, SchemasServicer):
     def __init__(self) -> None:
         self.frames: list[SealedFrame] = []
         self.schemas = {schema.sha256: schema.data for schema in SCHEMAS.values()}
+        # What reflection shows, and how often it was asked.
+        self.files: Mapping[str, bytes] = {}
+        self.looks = 0
         self.requests: list[StreamSubscribeRequest] = []
         self.offset = 0
         # Ends a stream after as many frames.
@@ -34,10 +38,15 @@ class Gateway(StreamServicer, SchemasServicer):
         self._changed = asyncio.Condition()
 
     async def add(
-        self, *batches: SealedBatch, credentials: Credentials | None = None, gap: Gap | None = None
+        self,
+        *batches: SealedBatch,
+        credentials: Credentials | None = None,
+        gap: Gap | None = None,
+        sync: Sync | None = None,
     ) -> None:
         """Publishes one frame."""
-        frame = SealedFrame(certificates=credentials.certificates if credentials else (), gap=gap)
+        certificates = credentials.certificates if credentials else ()
+        frame = SealedFrame(certificates=certificates, gap=gap, sync=sync)
         for batch in batches:
             self.offset += 1
             delivery = Delivery(log="a", offset=self.offset)
@@ -90,9 +99,14 @@ async def running_gateway(mesh: Mesh, gateway: Gateway) -> AsyncIterator[str]:
     """Yields the address of a gateway that proves to be one."""
     me = mesh.workload("platform", "/gateway", [mesh.server_name("gateway", "platform")])
 
+    async def visible(_: object) -> SymbolIndex:
+        gateway.looks += 1
+        return SymbolIndex(gateway.files)
+
     def add(server: grpc.aio.Server) -> None:
         add_StreamServicer_to_server(gateway, server)
         add_SchemasServicer_to_server(gateway, server)
+        add_reflection(server, visible)
 
     authenticator = Authenticator(me.trust, mesh.trust_domain("platform"))
     async with serving(me, "127.0.0.1:0", authenticator, add, grace=0.1) as port:

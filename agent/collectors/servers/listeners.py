@@ -1,6 +1,6 @@
 """`servers.listeners`: the open ports, from /proc/net, and who holds them."""
 
-import ipaddress
+import socket
 import sys
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
@@ -9,6 +9,7 @@ from typing import NamedTuple
 from agent.collectors import Collector, Host, timestamp
 from agent.collectors.servers.listener_owners import ListenerOwners
 from agent.collectors.servers.local_accounts import AccountNames
+from agent.kernel.sock_diag import address_text
 from telltale.api.servers.v1.listeners_pb2 import ListenersRecord
 
 # States in /proc/net, by the kernel's numbering of TCP states; UDP uses CLOSE for a socket without a peer.
@@ -32,7 +33,8 @@ def parse_address(text: str) -> tuple[str, int]:
     packed = b"".join(
         int(words[at : at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(words), 8)
     )
-    return str(ipaddress.ip_address(packed)), int(port, 16)
+    family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
+    return address_text(family, packed), int(port, 16)
 
 
 def parse_sockets(transport: str, lines: Iterable[str]) -> Iterator[Socket]:
@@ -62,20 +64,20 @@ class Listeners(Collector):
 
     def collect(self) -> Iterator[ListenersRecord]:
         time = timestamp()
-        sockets = [socket for name in ("tcp", "tcp6", "udp", "udp6") for socket in self._sockets(name)]
-        owners = self._owners.find({socket.inode for socket in sockets})
+        sockets = [found for name in ("tcp", "tcp6", "udp", "udp6") for found in self._sockets(name)]
+        owners = self._owners.find({found.inode for found in sockets})
         self.limited = self._owners.limited
-        for socket in sockets:
-            owner = owners.get(socket.inode)
+        for found in sockets:
+            owner = owners.get(found.inode)
             yield ListenersRecord(
                 time=time,
-                transport=socket.transport,
-                address=socket.address,
-                port=socket.port,
+                transport=found.transport,
+                address=found.address,
+                port=found.port,
                 process_id=owner.process_id if owner else 0,
                 process=owner.name if owner else "",
                 executable=owner.executable if owner else "",
-                account=self._account_name(owner.account_id if owner else socket.account_id),
+                account=self._account_name(owner.account_id if owner else found.account_id),
             )
 
     def _sockets(self, name: str) -> list[Socket]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from services.analysis.detection import Fault, Rule, View, Wrong
-from services.analysis.finding import Signal, Subject, host_of
+from services.analysis.signals import Signal, Subject, host_of
 from telltale.contract.product import Contract
 
 REFUSALS = "mesh.refusals"

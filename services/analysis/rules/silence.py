@@ -9,9 +9,10 @@ from collections.abc import Iterable
 
 import duckdb
 
+from services.analysis import episodes
 from services.analysis.clock import SECOND
 from services.analysis.detection import Rule, View
-from services.analysis.finding import Signal, Subject
+from services.analysis.signals import Signal, Subject
 
 # `hearing(product, since)` holds the products that can be judged and since when they are heard without lag.
 _SILENT_SOURCES = """
@@ -42,15 +43,23 @@ class _Silence(Rule):
             (source, product): since
             for source, product, since in view.sql.execute(_OPEN, [view.detection.name]).fetchall()
         }
-        for (source, product), since in open_since.items():
-            yield from self._returned(source, product, since, view)
         factor = view.thresholds.silence_factor
-        for source, product, last, freshness, origin in view.sql.execute(
-            self._overdue, {"factor": factor, "now": now}
-        ).fetchall():
+        overdue = [
+            row
+            for row in view.sql.execute(self._overdue, {"factor": factor, "now": now}).fetchall()
+            if (row[0], self._subject(row[0], row[1]).product) not in open_since
+        ]
+        for (source, product), since in open_since.items():
+            # Those beyond the bound share one finding, without a source; it ends with the last of them.
+            if source:
+                yield from self._returned(source, product, since, view)
+            elif not overdue:
+                title = "The others speak again"
+                yield Signal(Subject.of_product("", episodes.OTHERS), False, since, now, title, occurrences=0)
+        # When a whole network falls silent, one of those beyond the bound stands for them all.
+        room = max(0, episodes.MOST_OPEN - len(open_since))
+        for source, product, last, freshness, origin in overdue[: room + 1]:
             subject = self._subject(source, product)
-            if (source, subject.product) in open_since:
-                continue
             bound = int(factor * freshness)
             yield Signal(
                 subject=subject,

@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from services.analysis.clock import length
-from services.analysis.finding import Subject
+from services.analysis.signals import Subject
 from services.analysis.thresholds import Limit
 from telltale.api.analysis.v1.findings_pb2 import EntityKind
 from telltale.api.mesh.v1.batch_pb2 import Origin
@@ -147,13 +147,16 @@ class Stretches:
             yield stretch
         self._keep(product, list(kept.values()))
 
-    def forgotten(self) -> list[Stretch]:
-        """Drops the stretches of streams that are not remembered any more, and returns them."""
+    def vanished(self, patience: float) -> list[Stretch]:
+        """Drops the stretches of what is told of no more, and returns them: its stream is not remembered any
+        longer, or has gone on without it for `patience` times as long as it may stay without a record."""
         rows = self._sql.execute(
-            """DELETE FROM stretches WHERE detection = $detection
-               AND (product, source) NOT IN (SELECT (product, source) FROM streams)
+            """DELETE FROM stretches WHERE detection = $detection AND NOT EXISTS (
+                SELECT 1 FROM streams
+                WHERE streams.product = stretches.product AND streams.source = stretches.source
+                  AND streams.watermark <= stretches.latest + $patience * streams.freshness)
             RETURNING product, source, host, part, run, origin, since, latest, peak, seen, told""",
-            {"detection": self._detection},
+            {"detection": self._detection, "patience": patience},
         ).fetchall()
         return [replace(Stretch(*row[:10]), told=row[10]) for row in rows]
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.analysis.detection import Rule, View
-from services.analysis.finding import Signal
 from services.analysis.records import quoted
 from services.analysis.rules.stretches import TABLE, Fold, Stretch, Stretches
+from services.analysis.signals import Signal
 from services.analysis.thresholds import Limit, Thresholds
 from telltale.api.mesh.v1.product_pb2 import Role
 from telltale.contract.product import Contract
@@ -45,12 +45,12 @@ class Threshold(Rule):
 
     def clock(self, now: int, view: View) -> Iterable[Signal]:
         limit = self.limit(view.thresholds)
-        for stretch in Stretches(view.sql, view.detection.name).forgotten():
+        for stretch in Stretches(view.sql, view.detection.name).vanished(view.thresholds.silence_factor):
             if stretch.told:
                 over = {
                     "at": stretch.latest,
                     "value": stretch.peak,
-                    "evidence": {"ended": "source forgotten"},
+                    "evidence": {"ended": "its source no longer tells of it"},
                 }
                 yield self._end(stretch, over, stretch.told, limit)
 

@@ -4,6 +4,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from agent.kernel.clock import unix_ns_of_monotonic, unix_ns_of_ticks
 from agent.kernel.process import (
     MAX_COMMAND_LINE_BYTES,
     container_of,
+    hidden_details,
     parse_accounts,
     parse_command_line,
     parse_control_group,
@@ -30,6 +32,11 @@ def test_a_name_may_hold_blanks_and_parentheses() -> None:
     assert (stat.name, stat.parent, stat.session, stat.terminal, stat.start_ticks) == (
         "a) b (c", 17, 4600, "pts/0", 235332,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("buried", [STAT.replace(" 4600 ", " -1 "), STAT.replace(" 17 ", " -1 ")])
+def test_a_process_that_is_being_buried_has_no_stat(buried: str) -> None:
+    assert parse_stat(buried) is None
 
 
 @given(st.text(max_size=200))
@@ -109,3 +116,15 @@ def test_the_kernel_s_clocks_become_unix_time() -> None:
     assert abs(unix_ns_of_monotonic(time.monotonic_ns()) - now) < 10**9
     stat = read_process(PROC, os.getpid()).stat
     assert stat is not None and unix_ns_of_ticks(stat.start_ticks) < now
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "hides"),
+    [("000001ffffffffff", False), ("0000000000081004", False), ("0000000000001004", True), ("0" * 16, True)],
+)
+def test_what_is_hidden_depends_on_the_powers_and_not_on_the_account(
+    tmp_path: Path, capabilities: str, hides: bool
+) -> None:
+    status = tmp_path / "status"
+    status.write_text(f"Name:\tagent\nCapPrm:\t{'f' * 16}\nCapEff:\t{capabilities}\nCapBnd:\t{'f' * 16}\n")
+    assert bool(hidden_details(status)) == hides

@@ -5,10 +5,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +20,7 @@ from services.analysis.detections.disk_space import DISK_SPACE
 from services.analysis.state import State
 from telltale.api.analysis.v1.findings_pb2 import FindingsRecord
 from telltale.api.analysis.v1.findings_pb2 import State as FindingState
-from telltale.api.mesh.v1.batch_pb2 import GapReason
+from telltale.api.mesh.v1.batch_pb2 import GapReason, Header, Hole, Loss, LossReason
 from telltale.api.mesh.v1.ingest_pb2 import RefusalReason
 from telltale.consume.delivered import Item, Missing
 from tests.services.analysis.telling import DISK, OWN, PLATFORM, Teller, at, engine_of, opened_state
@@ -301,3 +304,54 @@ def test_a_finding_about_a_source_that_is_gone_for_good_ends(tmp_path: Path) -> 
         (ended,) = engine.tick(at(week + 70))
         assert state.sql.execute("SELECT count(*) FROM stretches").fetchone() == (0,)
     assert (ended.state, ended.revision, ended.occurrences) == (FindingState.STATE_ENDED, 2, 3)
+
+
+def test_a_part_that_its_source_no_longer_tells_of_ends_its_finding(tmp_path: Path) -> None:
+    teller = Teller()
+    with opened_state(tmp_path / "state", (DISK_SPACE,)) as state:
+        engine = engine_of(state, (DISK_SPACE,))
+        for seconds in (0, 30, 60, 90):
+            engine.take([teller.batch(seconds, [disk(0.95), disk(0.95, "/mnt")])], at(seconds))
+        found = []
+        # Unmounted: nobody will ever say that it is less full.
+        for seconds in range(120, 420, 30):
+            engine.take([teller.batch(seconds, [disk(0.95)])], at(seconds))
+            found += engine.tick(at(seconds))
+        assert state.sql.execute("SELECT part FROM stretches").fetchall() == [("/",)]
+    assert [(record.part, record.state) for record in found] == [("/mnt", FindingState.STATE_ENDED)]
+    assert found[0].time.ToDatetime(UTC) == at(90)
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        Header(losses=[Loss(records=(1 << 64) - 1, reason=LossReason.LOSS_REASON_UPSTREAM)] * 3),
+        Header(holes=[Hole(first_sequence=1, last_sequence=1, records=(1 << 64) - 1)] * 3),
+    ],
+)
+def test_what_a_source_declares_at_any_size_stops_nobody(declared: Header, tmp_path: Path) -> None:
+    teller = Teller()
+    with opened_state(tmp_path / "state", (DISK_SPACE,)) as state:
+        engine = engine_of(state, (DISK_SPACE,))
+        found = []
+        for seconds in (0, 30, 60, 90):
+            item = teller.batch(seconds, [disk(0.95)])
+            header = Header()
+            header.CopyFrom(item.header)
+            header.MergeFrom(declared)
+            found += engine.take([replace(item, header=header)], at(seconds))
+    (found_once,) = found
+    assert max(found_once.completeness.lost_records, found_once.completeness.hole_records) == (1 << 62) - 1
+
+
+def test_names_of_any_length_become_findings_of_bounded_size(tmp_path: Path) -> None:
+    teller = Teller()
+    with opened_state(tmp_path / "state", DETECTIONS) as state:
+        engine = engine_of(state, DETECTIONS)
+        claims = [
+            {"product": "p", "batchSource": "s" * 900_000, "peer": "p" * 900_000 + end, "reason": 5}
+            for end in ("1", "2")
+        ]
+        found = engine.take([teller.batch(0, claims, "mesh.refusals")], NOW)
+    assert len({record.entity for record in found}) == 2
+    assert all(len(record.entity) == 1_000 and record.ByteSize() < 100_000 for record in found)

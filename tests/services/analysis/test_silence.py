@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+
 from services.analysis.detections import DETECTIONS
+from services.analysis.engine import Engine
+from services.analysis.thresholds import Thresholds
 from telltale.api.analysis.v1.findings_pb2 import FindingsRecord, State
-from tests.services.analysis.telling import PLATFORM, WEB1, Teller, at, engine_of, opened_state
+from tests.services.analysis.telling import OWN, PLATFORM, WEB1, Teller, at, engine_of, opened_state
 
 WEB2 = "spiffe://servers.telltale.internal/agent/web2"
 
@@ -87,10 +91,47 @@ def test_a_source_that_is_forgotten_is_no_longer_expected(tmp_path: Path) -> Non
     with opened_state(tmp_path / "state", DETECTIONS) as state:
         engine = engine_of(state, DETECTIONS)
         engine.take([teller.batch(0)], at(0))
-        for seconds in (0, 100, 200):
+        found = []
+        for seconds in range(0, 240, 30):
             engine.take([teller.batch(seconds, (), "mesh.processes", PLATFORM)], at(seconds))
-            found = engine.tick(at(seconds))
+            found += engine.tick(at(seconds))
         engine.take([teller.batch(week + 10, (), "mesh.processes", PLATFORM)], at(week + 10))
         found += engine.tick(at(week + 10))
         assert [product for product, _ in state.streams()] == ["mesh.processes"]
     assert said(found) == [("source_silent", "web1", "OPEN"), ("source_silent", "web1", "ENDED")]
+
+
+def test_who_is_deaf_notices_before_the_shortest_promise_is_over(tmp_path: Path) -> None:
+    teller = Teller()
+    with opened_state(tmp_path / "state", DETECTIONS) as state:
+        engine = Engine(state, DETECTIONS, Thresholds(silence_factor=1), OWN)
+        for source in (WEB1, PLATFORM):
+            engine.take([teller.batch(0, (), "mesh.processes", source)], at(0))
+        for seconds in range(0, 120, 5):
+            assert engine.tick(at(seconds)) == []
+        # The first to be heard again must not make all others silent.
+        engine.take([teller.batch(120, (), "mesh.processes", PLATFORM)], at(120))
+        assert engine.tick(at(121)) == []
+
+
+def test_those_beyond_the_bound_share_one_finding_that_ends_with_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.analysis.episodes.MOST_OPEN", 3)
+    fleet = [f"spiffe://servers.telltale.internal/agent/web{number}" for number in range(10)]
+    teller = Teller()
+    found = []
+    with opened_state(tmp_path / "state", DETECTIONS) as state:
+        engine = engine_of(state, DETECTIONS)
+        for number, source in enumerate(fleet):
+            engine.take([teller.batch(number, source=source)], at(number))
+        for seconds in range(0, 600, 20):
+            engine.take([teller.batch(seconds, (), "mesh.processes", PLATFORM)], at(seconds))
+            found += engine.tick(at(seconds))
+        assert len([record for record in found if record.state == State.STATE_OPEN]) == 4
+        assert not [record for record in found if record.state == State.STATE_ENDED]
+        for source in fleet:
+            engine.take([teller.batch(600, source=source)], at(600))
+        ended = engine.tick(at(601))
+    assert len(ended) == 4
+    assert {record.id for record in ended} == {record.id for record in found}

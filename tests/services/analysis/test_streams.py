@@ -50,3 +50,10 @@ def test_ranges_that_wait_are_bounded() -> None:
 def test_a_batch_without_records_moves_no_watermark() -> None:
     stream = STREAM.advanced(header(5, 10), b"x", micros(at(10)), SECOND)
     assert (stream.watermark, stream.received) == (0, micros(at(10)))
+
+
+def test_an_event_time_that_is_no_time_moves_no_watermark() -> None:
+    odd = header(5, 10)
+    odd.last_event_time.seconds = -(1 << 62)
+    stream = STREAM.advanced(header(5, 20), b"x", micros(at(20)), SECOND)
+    assert stream.advanced(odd, b"x", micros(at(21)), SECOND).watermark == 0

@@ -19,6 +19,7 @@ from telltale.api.mesh.v1.ingest_pb2 import RefusalReason
 from telltale.consume.chains import Chains
 from telltale.consume.delivered import Delivered, Missing
 from telltale.errors import BatchRefused
+from telltale.seal.sealing import sha256
 from tests.support.batches import Chain, disk_usage
 from tests.support.deliveries import Log
 from tests.support.mesh import Mesh
@@ -204,6 +205,26 @@ async def test_what_does_not_decode_is_kept_in_quarantine_and_the_rest_is_stored
     assert rows(database, "SELECT mountpoint FROM servers_disk_usage ORDER BY 1") == [("/good",), ("/last",)]
     # They have their place in the chain: nothing is missing.
     assert rows(database, "SELECT count(*) FROM holes") == [(0,)]
+
+
+async def test_quarantine_keeps_the_whole_header_and_a_bounded_part_of_the_payload(
+    store: Store, database: Path, mesh: Mesh
+) -> None:
+    batch = chain_of(mesh).next([disk_usage("x" * 300_000)], record_count=2)
+    (refused,) = (await store.commit([Log().deliver(batch)])).refused
+    assert refused[0].batch == batch
+    assert rows(
+        database, "SELECT header, signature, payload, payload_bytes, header_sha256, detail FROM quarantine"
+    ) == [
+        (
+            batch.header,
+            batch.signature,
+            batch.payload[: 64 << 10],
+            len(batch.payload),
+            sha256(batch.header).hex(),
+            "its header says 2 records and its payload holds 1",
+        )
+    ]
 
 
 async def test_a_refused_batch_is_quarantined_once_however_often_it_comes(

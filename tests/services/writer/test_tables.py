@@ -133,6 +133,48 @@ async def test_one_source_cannot_shorten_everybodys_history(
     assert ask(database, "SELECT version, retention_seconds FROM products") == [("9.0.0", 3_600.0)]
 
 
+async def test_what_nobody_signed_gives_way_to_the_first_batch(
+    store: Store, database: Path, mesh: Mesh, tmp_path: Path
+) -> None:
+    foreseen = Version(tmp_path, "uint32 name = 2;", "9.0.0", 1_000_000)
+    signed = Version(tmp_path, "string name = 2;")
+    await store.foresee(foreseen.contract, foreseen.schema)
+    assert ask(database, "SELECT version, first_stored_time FROM products") == [("9.0.0", None)]
+    source = Source(mesh)
+    assert (await store.commit([source.deliver(signed, name="a")])).refused == []
+    # From now on what a gateway says counts no more, and signed types stay.
+    await store.foresee(foreseen.contract, foreseen.schema)
+    assert len((await store.commit([source.deliver(foreseen, name=1)])).refused) == 1
+    assert ask(database, "SELECT name FROM lab_probe") == [("a",)]
+    assert ask(database, "SELECT version, retention_seconds, batches FROM products") == [
+        ("1.0.0", 3_600.0, 1)
+    ]
+
+
+async def test_a_first_batch_that_fits_leaves_the_columns_of_later_versions(
+    store: Store, database: Path, mesh: Mesh, tmp_path: Path
+) -> None:
+    foreseen = Version(tmp_path, "string name = 2; optional uint64 spins = 3;", "1.1.0")
+    await store.foresee(foreseen.contract, foreseen.schema)
+    await store.commit([Source(mesh).deliver(Version(tmp_path, "string name = 2;"), name="a")])
+    assert ask(database, "SELECT name, spins FROM lab_probe") == [("a", None)]
+    assert ask(database, "SELECT version FROM products") == [("1.0.0",)]
+
+
+async def test_a_product_that_is_not_sent_yet_may_change_in_any_way(
+    store: Store, database: Path, tmp_path: Path
+) -> None:
+    for fields in ("string name = 2;", "uint32 name = 2;", "uint32 name = 2; string more = 3;"):
+        version = Version(tmp_path, fields)
+        for _ in range(2):
+            await store.foresee(version.contract, version.schema)
+    columns = dict(ask(database, "SELECT name, type FROM pragma_table_info('lab_probe')"))
+    assert (columns["name"], columns["more"]) == ("BIGINT", "TEXT")
+    assert ask(database, "SELECT product, schema_sha256 FROM products") == [
+        ("lab.probe", version.schema.sha256.hex())
+    ]
+
+
 @pytest.mark.parametrize(
     "fields",
     [

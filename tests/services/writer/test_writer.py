@@ -91,6 +91,31 @@ async def test_the_writer_stores_what_is_published_reports_refusals_and_goes_on_
     assert count(database, "servers_disk_usage") == 2
 
 
+async def test_a_forged_batch_in_the_writers_own_name_is_reported_unless_it_is_a_report(
+    mesh: Mesh, tmp_path: Path, database: Path
+) -> None:
+    gateway = Gateway()
+    me = mesh.workload("platform", "/writer")
+    reported: list[str] = []
+    stopping = asyncio.Event()
+    forged = [
+        SealedBatch(header=Chain(me.credentials).next(product=product).header, signature=b"no")
+        for product in ("mesh.refusals", "servers.disk_usage")
+    ]
+
+    def report(header: Header, refused: BatchRefused) -> None:
+        reported.append(header.product)
+        stopping.set()
+
+    async with running_gateway(mesh, gateway) as address, Store(database) as store:
+        await gateway.add(*forged, credentials=me.credentials)
+        settings = settings_of(tmp_path, database, address, commit_seconds=0.05)
+        async with asyncio.timeout(20):
+            await write_for_ever(me, settings, store, report, stopping)
+    assert reported == ["servers.disk_usage"]
+    assert count(database, "quarantine") == 2
+
+
 async def test_stopping_hands_on_what_has_arrived(mesh: Mesh, tmp_path: Path, database: Path) -> None:
     stopping = asyncio.Event()
     item = Log().deliver(Chain(mesh.credentials("servers", "/agent/web1")).next([disk_usage("/")]))

@@ -49,6 +49,7 @@ class FindingsServicer:
 
     def Subscribe(self, request, context):
         """Streams sealed batches from the cursor on, then live. The caller needs `subscribe` on this product.
+        PERMISSION_DENIED without it; UNAUTHENTICATED when the caller's token expires: go on from the cursor.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

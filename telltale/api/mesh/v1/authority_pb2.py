@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$telltale/api/mesh/v1/authority.proto\x12\x14telltale.api.mesh.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"<\n\rEnrollRequest\x12\x12\n\njoin_token\x18\x01 \x01(\t\x12\x17\n\x0fsigning_request\x18\x02 \x01(\x0c\"W\n\x0e\x45nrollResponse\x12\x14\n\x0c\x63\x65rtificates\x18\x01 \x03(\x0c\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\'\n\x0cRenewRequest\x12\x17\n\x0fsigning_request\x18\x01 \x01(\x0c\"V\n\rRenewResponse\x12\x14\n\x0c\x63\x65rtificates\x18\x01 \x03(\x0c\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"&\n\x11IssueTokenRequest\x12\x11\n\taudiences\x18\x01 \x03(\t\"T\n\x12IssueTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\x93\x02\n\tAuthority\x12S\n\x06\x45nroll\x12#.telltale.api.mesh.v1.EnrollRequest\x1a$.telltale.api.mesh.v1.EnrollResponse\x12P\n\x05Renew\x12\".telltale.api.mesh.v1.RenewRequest\x1a#.telltale.api.mesh.v1.RenewResponse\x12_\n\nIssueToken\x12\'.telltale.api.mesh.v1.IssueTokenRequest\x1a(.telltale.api.mesh.v1.IssueTokenResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$telltale/api/mesh/v1/authority.proto\x12\x14telltale.api.mesh.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"<\n\rEnrollRequest\x12\x12\n\njoin_token\x18\x01 \x01(\t\x12\x17\n\x0fsigning_request\x18\x02 \x01(\x0c\"\xb4\x01\n\x0e\x45nrollResponse\x12\x14\n\x0c\x63\x65rtificates\x18\x01 \x03(\x0c\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04mesh\x18\x03 \x01(\t\x12\x19\n\x11root_certificates\x18\x04 \x03(\x0c\x12\x19\n\x11\x61uthority_address\x18\x05 \x01(\t\x12\x17\n\x0fservice_address\x18\x06 \x01(\t\"\'\n\x0cRenewRequest\x12\x17\n\x0fsigning_request\x18\x01 \x01(\x0c\"V\n\rRenewResponse\x12\x14\n\x0c\x63\x65rtificates\x18\x01 \x03(\x0c\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"&\n\x11IssueTokenRequest\x12\x11\n\taudiences\x18\x01 \x03(\t\"T\n\x12IssueTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"9\n\x16\x43reateJoinTokenRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x11\n\tdns_names\x18\x02 \x03(\t\"\x9d\x01\n\x17\x43reateJoinTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x13\n\x0broot_sha256\x18\x03 \x01(\x0c\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12\x65nrollment_address\x18\x05 \x01(\t2\x83\x03\n\tAuthority\x12S\n\x06\x45nroll\x12#.telltale.api.mesh.v1.EnrollRequest\x1a$.telltale.api.mesh.v1.EnrollResponse\x12P\n\x05Renew\x12\".telltale.api.mesh.v1.RenewRequest\x1a#.telltale.api.mesh.v1.RenewResponse\x12_\n\nIssueToken\x12\'.telltale.api.mesh.v1.IssueTokenRequest\x1a(.telltale.api.mesh.v1.IssueTokenResponse\x12n\n\x0f\x43reateJoinToken\x12,.telltale.api.mesh.v1.CreateJoinTokenRequest\x1a-.telltale.api.mesh.v1.CreateJoinTokenResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,16 +34,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ENROLLREQUEST']._serialized_start=95
   _globals['_ENROLLREQUEST']._serialized_end=155
-  _globals['_ENROLLRESPONSE']._serialized_start=157
-  _globals['_ENROLLRESPONSE']._serialized_end=244
-  _globals['_RENEWREQUEST']._serialized_start=246
-  _globals['_RENEWREQUEST']._serialized_end=285
-  _globals['_RENEWRESPONSE']._serialized_start=287
-  _globals['_RENEWRESPONSE']._serialized_end=373
-  _globals['_ISSUETOKENREQUEST']._serialized_start=375
-  _globals['_ISSUETOKENREQUEST']._serialized_end=413
-  _globals['_ISSUETOKENRESPONSE']._serialized_start=415
-  _globals['_ISSUETOKENRESPONSE']._serialized_end=499
-  _globals['_AUTHORITY']._serialized_start=502
-  _globals['_AUTHORITY']._serialized_end=777
+  _globals['_ENROLLRESPONSE']._serialized_start=158
+  _globals['_ENROLLRESPONSE']._serialized_end=338
+  _globals['_RENEWREQUEST']._serialized_start=340
+  _globals['_RENEWREQUEST']._serialized_end=379
+  _globals['_RENEWRESPONSE']._serialized_start=381
+  _globals['_RENEWRESPONSE']._serialized_end=467
+  _globals['_ISSUETOKENREQUEST']._serialized_start=469
+  _globals['_ISSUETOKENREQUEST']._serialized_end=507
+  _globals['_ISSUETOKENRESPONSE']._serialized_start=509
+  _globals['_ISSUETOKENRESPONSE']._serialized_end=593
+  _globals['_CREATEJOINTOKENREQUEST']._serialized_start=595
+  _globals['_CREATEJOINTOKENREQUEST']._serialized_end=652
+  _globals['_CREATEJOINTOKENRESPONSE']._serialized_start=655
+  _globals['_CREATEJOINTOKENRESPONSE']._serialized_end=812
+  _globals['_AUTHORITY']._serialized_start=815
+  _globals['_AUTHORITY']._serialized_end=1202
 # @@protoc_insertion_point(module_scope)

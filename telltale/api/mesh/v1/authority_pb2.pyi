@@ -18,12 +18,20 @@ class EnrollRequest(_message.Message):
     def __init__(self, join_token: _Optional[str] = ..., signing_request: _Optional[bytes] = ...) -> None: ...
 
 class EnrollResponse(_message.Message):
-    __slots__ = ("certificates", "expire_time")
+    __slots__ = ("certificates", "expire_time", "mesh", "root_certificates", "authority_address", "service_address")
     CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
     EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    MESH_FIELD_NUMBER: _ClassVar[int]
+    ROOT_CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
+    AUTHORITY_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     certificates: _containers.RepeatedScalarFieldContainer[bytes]
     expire_time: _timestamp_pb2.Timestamp
-    def __init__(self, certificates: _Optional[_Iterable[bytes]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    mesh: str
+    root_certificates: _containers.RepeatedScalarFieldContainer[bytes]
+    authority_address: str
+    service_address: str
+    def __init__(self, certificates: _Optional[_Iterable[bytes]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., mesh: _Optional[str] = ..., root_certificates: _Optional[_Iterable[bytes]] = ..., authority_address: _Optional[str] = ..., service_address: _Optional[str] = ...) -> None: ...
 
 class RenewRequest(_message.Message):
     __slots__ = ("signing_request",)
@@ -52,3 +60,25 @@ class IssueTokenResponse(_message.Message):
     token: str
     expire_time: _timestamp_pb2.Timestamp
     def __init__(self, token: _Optional[str] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class CreateJoinTokenRequest(_message.Message):
+    __slots__ = ("path", "dns_names")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    DNS_NAMES_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    dns_names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, path: _Optional[str] = ..., dns_names: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class CreateJoinTokenResponse(_message.Message):
+    __slots__ = ("token", "spiffe_id", "root_sha256", "expire_time", "enrollment_address")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    SPIFFE_ID_FIELD_NUMBER: _ClassVar[int]
+    ROOT_SHA256_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    ENROLLMENT_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    token: str
+    spiffe_id: str
+    root_sha256: bytes
+    expire_time: _timestamp_pb2.Timestamp
+    enrollment_address: str
+    def __init__(self, token: _Optional[str] = ..., spiffe_id: _Optional[str] = ..., root_sha256: _Optional[bytes] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., enrollment_address: _Optional[str] = ...) -> None: ...

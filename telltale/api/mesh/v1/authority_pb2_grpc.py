@@ -50,6 +50,11 @@ class AuthorityStub:
                 request_serializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.IssueTokenRequest.SerializeToString,
                 response_deserializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.IssueTokenResponse.FromString,
                 _registered_method=True)
+        self.CreateJoinToken = channel.unary_unary(
+                '/telltale.api.mesh.v1.Authority/CreateJoinToken',
+                request_serializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.CreateJoinTokenRequest.SerializeToString,
+                response_deserializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.CreateJoinTokenResponse.FromString,
+                _registered_method=True)
 
 
 class AuthorityServicer:
@@ -82,6 +87,18 @@ class AuthorityServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateJoinToken(self, request, context):
+        """Makes a join token for an identity of this trust domain, valid once and for 10 minutes. Beside its
+        certificate the caller shows a token of its own authority with this trust domain as audience
+        (`authorization: Bearer`), and needs `invite` on the kind of the identity, which this authority's
+        policy grants. UNAUTHENTICATED without such a token; PERMISSION_DENIED without the permission;
+        INVALID_ARGUMENT when the identity cannot be of this trust domain; RESOURCE_EXHAUSTED when too
+        many are made at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuthorityServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -99,6 +116,11 @@ def add_AuthorityServicer_to_server(servicer, server):
                     servicer.IssueToken,
                     request_deserializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.IssueTokenRequest.FromString,
                     response_serializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.IssueTokenResponse.SerializeToString,
+            ),
+            'CreateJoinToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateJoinToken,
+                    request_deserializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.CreateJoinTokenRequest.FromString,
+                    response_serializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.CreateJoinTokenResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -183,6 +205,33 @@ class Authority:
             '/telltale.api.mesh.v1.Authority/IssueToken',
             telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.IssueTokenRequest.SerializeToString,
             telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.IssueTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateJoinToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/telltale.api.mesh.v1.Authority/CreateJoinToken',
+            telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.CreateJoinTokenRequest.SerializeToString,
+            telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.CreateJoinTokenResponse.FromString,
             options,
             channel_credentials,
             insecure,

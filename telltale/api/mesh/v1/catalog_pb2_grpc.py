@@ -54,15 +54,16 @@ class CatalogServicer:
     def Register(self, request, context):
         """Takes or renews the lease of the caller's domain. The gateway calls the address back,
         expects the caller's trust domain there, and reads the products by reflection.
-        Only a domain service may call. INVALID_ARGUMENT when the registration breaks a rule;
-        it is then refused whole. UNAVAILABLE when the address does not answer.
+        Only a domain service may call; PERMISSION_DENIED otherwise. INVALID_ARGUMENT when the
+        registration breaks a rule; it is then refused whole. UNAVAILABLE when the address does not answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListProducts(self, request, context):
-        """Lists the products that the caller may discover.
+        """Lists the products that the caller may discover; empty when there is none. INVALID_ARGUMENT
+        when a pattern is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

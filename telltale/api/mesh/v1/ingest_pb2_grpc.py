@@ -53,7 +53,8 @@ class IngestServicer:
 
     def Chains(self, request, context):
         """Returns what the domain knows of the caller's chains, so that a source with
-        a new spool starts above it. The caller needs `push` on at least one product.
+        a new spool starts above it. The caller needs `push` on at least one product;
+        PERMISSION_DENIED otherwise.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -54,8 +54,8 @@ class SchemasServicer:
     def Register(self, request, context):
         """Makes a schema known before the first batch that uses it. The caller needs
         `push` on a product that the schema describes. INVALID_ARGUMENT when it is no
-        valid descriptor set; FAILED_PRECONDITION when it is not compatible with the
-        versions that are known. Registering the same bytes again does nothing.
+        valid descriptor set; FAILED_PRECONDITION when the domain's own contract did
+        not grow out of it: upgrade the domain service before its sources. Registering the same bytes again does nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -59,6 +59,7 @@ class CollectorsServicer:
 
     def Subscribe(self, request, context):
         """Streams sealed batches from the cursor on, then live. The caller needs `subscribe` on this product.
+        PERMISSION_DENIED without it; UNAUTHENTICATED when the caller's token expires: go on from the cursor.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -66,6 +67,7 @@ class CollectorsServicer:
 
     def List(self, request, context):
         """Returns the current state, a page at a time. The caller needs `list` on this product.
+        PERMISSION_DENIED without it; INVALID_ARGUMENT when the filter or the page token does not hold.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -73,6 +75,7 @@ class CollectorsServicer:
 
     def Watch(self, request, context):
         """Streams the current state, a sync mark, then every change. The caller needs `subscribe` on this product.
+        PERMISSION_DENIED without it; UNAUTHENTICATED when the caller's token expires: watch again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

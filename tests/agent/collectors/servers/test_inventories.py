@@ -125,6 +125,8 @@ def test_a_number_without_account_is_its_own_name() -> None:
 def test_addresses_are_read_in_the_order_of_the_machine() -> None:
     assert listeners.parse_address("0100007F:1F90") == ("127.0.0.1", 8080)
     assert listeners.parse_address("B80D0120000000000000000001000000:0035") == ("2001:db8::1", 53)
+    # IPv4 on a socket of both families, as servers.connections shows it too.
+    assert listeners.parse_address("0000000000000000FFFF00000100007F:1F90") == ("127.0.0.1", 8080)
 
 
 def test_only_sockets_that_take_what_comes_are_listeners() -> None:

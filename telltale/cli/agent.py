@@ -1,0 +1,124 @@
+"""`telltale agent token` and `telltale agent join`: an operator invites a host, and the host joins."""
+
+import asyncio
+import os
+import shlex
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import grpc.aio
+
+from telltale.api.mesh.v1 import authority_pb2, authority_pb2_grpc
+from telltale.cli import show
+from telltale.cli.enrolment import enrolled
+from telltale.cli.home import Home, Mesh
+from telltale.cli.operator import COMMAND_LINE
+from telltale.errors import InvalidInput, NotFound, TelltaleError, Unavailable
+from telltale.identity.enrolment import JoinToken
+from telltale.identity.newcomer import join as join_mesh
+from telltale.identity.workload import Workload
+from telltale.naming import SpiffeId, server_name, trust_domain
+from telltale.rpc.client import call_metadata, status_error
+
+_TIMEOUT = 10.0
+_SHA256_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """All that a host needs to join."""
+
+    token: JoinToken
+    root_sha256: bytes
+    expires: datetime
+    # host:port of enrolment.
+    address: str
+
+
+async def invite(me: Workload, authority: str, domain: str, path: str) -> Invitation:
+    """Asks the authority of a domain at host:port, as an operator, for a join token."""
+    trusted = trust_domain(domain, me.trust.mesh)
+    wanted = SpiffeId.parse(f"spiffe://{trusted}{path}")
+    async with me.channel(authority, server_name("authority", trusted)) as channel:
+        stub = authority_pb2_grpc.AuthorityStub(channel)
+        request = authority_pb2.CreateJoinTokenRequest(path=wanted.path)
+        try:
+            made = await stub.CreateJoinToken(
+                request, metadata=await call_metadata(me, trusted), timeout=_TIMEOUT
+            )
+        except grpc.aio.AioRpcError as failed:
+            raise _translated(failed, trusted, authority) from failed
+    return Invitation(
+        JoinToken.parse(made.token),
+        made.root_sha256,
+        made.expire_time.ToDatetime(UTC),
+        made.enrollment_address,
+    )
+
+
+async def token(home: Home, host: str, domain: str, *, as_json: bool) -> None:
+    """Prints a join token for the agent of one host, and how to use it there."""
+    mesh = await asyncio.to_thread(home.mesh)
+    authority = _authority(mesh, domain)
+    async with enrolled(home, mesh, COMMAND_LINE) as me:
+        invitation = await invite(me, authority, domain, f"/agent/{host}")
+    issued = {
+        "spiffe_id": str(invitation.token.spiffe_id),
+        "token": str(invitation.token),
+        "root_sha256": invitation.root_sha256.hex(),
+        "expires": invitation.expires.isoformat().replace("+00:00", "Z"),
+        "address": invitation.address or None,
+        "join": join_line(invitation),
+    }
+    if as_json:
+        show.document(issued)
+    else:
+        show.mapping(issued)
+
+
+def join_line(invitation: Invitation) -> str:
+    """What to type on the host."""
+    words = ("telltale", "agent", "join", invitation.address or "HOST:PORT", "--token", str(invitation.token))
+    return shlex.join((*words, "--root", invitation.root_sha256.hex()))
+
+
+async def join(address: str, text: str, root: str, state: Path, *, authority: str, service: str) -> None:
+    """Joins with what `telltale agent token` printed; afterwards `state` is all that an agent needs."""
+    try:
+        root_sha256 = bytes.fromhex(root)
+    except ValueError:
+        root_sha256 = b""
+    if len(root_sha256) != _SHA256_BYTES:
+        raise InvalidInput(
+            f"{root[:80]!r} is no SHA-256; copy the 64 digits that `telltale agent token` printed"
+        )
+    joined = await join_mesh(
+        address, JoinToken.parse(text), root_sha256, state, authority=authority, service=service
+    )
+    sys.stderr.write(f"joined as {joined.spiffe_id}; its key and certificate are in {state}\n")
+
+
+def run(state: Path) -> None:
+    """Becomes the agent of a directory that has joined; it never returns."""
+    os.environ["TELLTALE_STATE"] = str(state)
+    sys.stdout.flush()
+    # -P: the current directory is no place to import from.
+    os.execv(sys.executable, (sys.executable, "-P", "-m", "agent"))
+
+
+def _authority(mesh: Mesh, domain: str) -> str:
+    try:
+        return mesh.authorities[domain]
+    except KeyError:
+        known = ", ".join(sorted(mesh.authorities))
+        raise NotFound(f"there is no domain {domain[:80]!r}; the mesh has: {known}") from None
+
+
+def _translated(failed: grpc.aio.AioRpcError, trusted: str, address: str) -> TelltaleError:
+    if failed.code() is grpc.StatusCode.UNAVAILABLE:
+        return Unavailable(
+            f"the authority of {trusted} at {address} does not answer; see the logs of the mesh"
+        )
+    return status_error(failed)

@@ -1,0 +1,120 @@
+"""The rows of a spool: chains, batches and their signers. All SQL on them stands here."""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from telltale.api.mesh.v1.batch_pb2 import Header, SealedBatch
+from telltale.seal.chain import Head
+from telltale.seal.sealing import sha256
+from telltale.source import declarations
+
+SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS chains (
+        product TEXT PRIMARY KEY, epoch INTEGER NOT NULL, sequence INTEGER NOT NULL,
+        header_sha256 BLOB NOT NULL
+    ) STRICT""",
+    """CREATE TABLE IF NOT EXISTS batches (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, product TEXT NOT NULL, epoch INTEGER NOT NULL,
+        sequence INTEGER NOT NULL, records INTEGER NOT NULL, sheddable INTEGER NOT NULL,
+        batch BLOB NOT NULL, certificates TEXT NOT NULL
+    ) STRICT""",
+    "CREATE INDEX IF NOT EXISTS batches_by_chain ON batches (product, epoch, sequence)",
+    """CREATE TABLE IF NOT EXISTS certificates (sha256 TEXT PRIMARY KEY, der BLOB NOT NULL) STRICT""",
+    """CREATE TABLE IF NOT EXISTS refused (
+        product TEXT NOT NULL, epoch INTEGER NOT NULL, sequence INTEGER NOT NULL, records INTEGER NOT NULL,
+        reason TEXT NOT NULL, detail TEXT NOT NULL, time TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
+    ) STRICT""",
+    *declarations.SCHEMA,
+)
+# What a row takes beside the batch's own bytes.
+ROW_BYTES = 256
+_COUNT = f"SELECT coalesce(sum(length(batch) + {ROW_BYTES}), 0) FROM batches"
+
+
+@dataclass(frozen=True)
+class Spooled:
+    """A batch on disk that is not acked yet. `batch`: bytes of a SealedBatch."""
+
+    id: int
+    product: str
+    epoch: int
+    sequence: int
+    batch: bytes
+    certificates: tuple[bytes, ...]
+
+
+def insert(
+    db: sqlite3.Connection,
+    row: tuple[str, int, int, int, int, bytes],
+    certificates: Sequence[bytes],
+) -> int:
+    """Keeps a batch (product, epoch, sequence, records, sheddable, bytes); returns the bytes it takes."""
+    names = [sha256(der).hex() for der in certificates]
+    db.executemany("INSERT OR IGNORE INTO certificates VALUES (?, ?)", zip(names, certificates, strict=True))
+    db.execute(
+        "INSERT INTO batches (product, epoch, sequence, records, sheddable, batch, certificates)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (*row, json.dumps(names)),
+    )
+    return len(row[-1]) + ROW_BYTES
+
+
+def delete(db: sqlite3.Connection, identifier: int) -> int:
+    """Drops a batch; returns the bytes that it took, 0 when it was not there."""
+    row = db.execute("SELECT length(batch) FROM batches WHERE id = ?", (identifier,)).fetchone()
+    if row is None:
+        return 0
+    db.execute("DELETE FROM batches WHERE id = ?", (identifier,))
+    return int(row[0]) + ROW_BYTES
+
+
+def count_bytes(db: sqlite3.Connection) -> int:
+    return int(db.execute(_COUNT).fetchone()[0])
+
+
+def header_of(encoded: bytes) -> Header:
+    return Header.FromString(SealedBatch.FromString(encoded).header)
+
+
+def after(
+    db: sqlite3.Connection, last_id: int, max_bytes: int, max_batches: int, without: frozenset[str]
+) -> list[Spooled]:
+    found: list[Spooled] = []
+    size = 0
+    selected = db.execute(
+        "SELECT id, product, epoch, sequence, batch, certificates FROM batches"
+        " WHERE id > ? AND product NOT IN (SELECT value FROM json_each(?)) ORDER BY id LIMIT ?",
+        (last_id, json.dumps(sorted(without)), max_batches),
+    )
+    for identifier, product, epoch, sequence, batch, names in selected:
+        size += len(batch)
+        if found and size > max_bytes:
+            break
+        signer = _certificates(db, json.loads(names))
+        found.append(Spooled(identifier, product, epoch, sequence, batch, signer))
+    return found
+
+
+def head(db: sqlite3.Connection, product: str) -> Head | None:
+    row = db.execute(
+        "SELECT epoch, sequence, header_sha256 FROM chains WHERE product = ?", (product,)
+    ).fetchone()
+    return Head(*row) if row else None
+
+
+def set_head(db: sqlite3.Connection, product: str, head: Head) -> None:
+    db.execute(
+        "INSERT OR REPLACE INTO chains VALUES (?, ?, ?, ?)",
+        (product, head.epoch, head.sequence, head.header_sha256),
+    )
+
+
+def _certificates(db: sqlite3.Connection, names: Sequence[str]) -> tuple[bytes, ...]:
+    found = []
+    for name in names:
+        row = db.execute("SELECT der FROM certificates WHERE sha256 = ?", (name,)).fetchone()
+        if row is not None:
+            found.append(row[0])
+    return tuple(found)
