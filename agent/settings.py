@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, Pydant
 
 from telltale.errors import ConfigurationError, InvalidInput
 from telltale.identity.newcomer import told
-from telltale.naming import check_pattern
+from telltale.naming import patterns
 from telltale.settings import IdentitySettings
 
 SECONDS_PER_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -50,12 +50,9 @@ def parse_patterns(text: object) -> object:
     if not isinstance(text, str):
         return text
     try:
-        patterns = tuple(check_pattern(part.strip()) for part in text.split(",") if part.strip())
+        return patterns(text)
     except InvalidInput as wrong:
         raise ValueError(str(wrong)) from None
-    if not patterns:
-        raise ValueError("it names no product; leave it out to collect everything")
-    return patterns
 
 
 class AgentSettings(IdentitySettings):

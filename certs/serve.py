@@ -25,6 +25,7 @@ from telltale.identity.workload import Workload
 from telltale.rpc.auth import CertificateAuthenticator
 from telltale.rpc.server import serving
 from telltale.settings import Settings
+from telltale.source.telemetry import self_metrics
 
 _log = structlog.get_logger("certs")
 
@@ -60,6 +61,9 @@ class AuthoritySettings(Settings):
         description="Directory with one <trust domain>.jwks.json each: whose tokens ask for join tokens. "
         "Without it nobody can over the wire.",
     )
+    platform: str | None = Field(
+        None, description="host:port of the platform's domain service, for self-metrics; none without it."
+    )
     leaf_seconds: int = Field(24 * 3600, ge=2, le=7 * 24 * 3600, description="Life of certificates.")
     token_seconds: int = Field(15 * 60, ge=2, le=15 * 60, description="Life of tokens.")
     enrollments_per_second: float = Field(
@@ -89,9 +93,12 @@ _BURST_SECONDS = 30
 
 @contextlib.asynccontextmanager
 async def serving_authority(
-    address: AuthorityAddress, settings: AuthoritySettings
+    address: AuthorityAddress, settings: AuthoritySettings, *, reports: bool = False
 ) -> AsyncIterator[tuple[int, int]]:
-    """Serves one authority while the body runs; yields its port and its enrolment port."""
+    """Serves one authority while the body runs; yields its port and its enrolment port.
+
+    reports: whether this one publishes the metrics of the process.
+    """
     authority = await asyncio.to_thread(
         IssuingAuthority.load,
         address.directory,
@@ -128,6 +135,7 @@ async def serving_authority(
     strangers = EnrolmentService(authority, ledger, limit, told)
     async with (
         me.renewing(),
+        _reporting(me, address.directory, settings.platform if reports else None),
         serving(
             me,
             address.listen,
@@ -154,10 +162,20 @@ def _reachable(listen: str, chosen: int = 0) -> str:
     return f"{host}:{port}" if port and host not in ("", "0.0.0.0", "[::]") else ""
 
 
+@contextlib.asynccontextmanager
+async def _reporting(me: Workload, directory: Path, platform: str | None) -> AsyncIterator[None]:
+    if platform is None:
+        yield
+        return
+    async with self_metrics(me, "authority", directory, platform):
+        yield
+
+
 async def serve(settings: AuthoritySettings, stopping: asyncio.Event) -> None:
     """Serves until the process is told to stop."""
     async with contextlib.AsyncExitStack() as stack:
-        for address in settings.authorities:
-            await stack.enter_async_context(serving_authority(address, settings))
+        for number, address in enumerate(settings.authorities):
+            # Metrics are the process's: one of its authorities speaks for all of them.
+            await stack.enter_async_context(serving_authority(address, settings, reports=number == 0))
         _log.info("authorities ready", count=len(settings.authorities))
         await stopping.wait()

@@ -103,6 +103,14 @@ def check_pattern(pattern: str) -> str:
     return pattern
 
 
+def patterns(text: str) -> tuple[str, ...]:
+    """Product names and patterns out of a list separated by commas; raises InvalidInput when there is none."""
+    found = tuple(check_pattern(part.strip()) for part in text.split(",") if part.strip())
+    if not found:
+        raise InvalidInput("it names no product; leave it out for all of them")
+    return found
+
+
 def table_name(product: str) -> str:
     """The database table of a product: `servers.disk_usage` -> `servers_disk_usage`."""
     return product.replace(".", "_")

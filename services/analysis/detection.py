@@ -13,6 +13,7 @@ from typing import Any
 import duckdb
 
 from services.analysis.signals import Signal
+from services.analysis.state import State
 from services.analysis.thresholds import Thresholds
 from telltale.api.analysis.v1.findings_pb2 import Severity, Verdict
 from telltale.api.mesh.v1.batch_pb2 import Origin
@@ -69,9 +70,13 @@ class Fault:
 class View:
     """What a rule may look at: the state, within the running transaction, and the thresholds."""
 
-    sql: duckdb.DuckDBPyConnection
+    state: State
     detection: "Detection"
     thresholds: Thresholds
+
+    @property
+    def sql(self) -> duckdb.DuckDBPyConnection:
+        return self.state.sql
 
 
 class Rule:

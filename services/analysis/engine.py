@@ -42,7 +42,7 @@ class Engine:
         self._state = state
         self._episodes = Episodes(state)
         self._thresholds = thresholds
-        self._views = [View(state.sql, detection, thresholds) for detection in detections]
+        self._views = [View(state, detection, thresholds) for detection in detections]
         self._admission = Admission(thresholds, own)
         self._hearing = Hearing()
         self._deaf = False

@@ -39,7 +39,6 @@ class Episodes:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._sql = state.sql
 
     def take(self, detection: Detection, signals: Iterable[Signal], now: int) -> list[FindingsRecord]:
         """Applies a detection's signals in their order; returns the revisions to publish."""
@@ -54,7 +53,7 @@ class Episodes:
             return []
         quiet = length(detection.quiet)
         # `touched` is our own clock: what is read late must not end before the rest of it is read.
-        rows = self._sql.execute(
+        rows = self._state.sql.execute(
             "SELECT entity_kind, entity, part, host, product, source, run, since, latest, title, origin"
             " FROM episodes WHERE detection = ? AND latest < ? AND touched < ? ORDER BY since, entity, part",
             [detection.name, now - quiet, now - quiet],
@@ -69,7 +68,7 @@ class Episodes:
 
     def forget(self, before: int) -> None:
         """Drops the memory of revisions that were told before."""
-        self._sql.execute("DELETE FROM told WHERE told_at < ?", [before])
+        self._state.sql.execute("DELETE FROM told WHERE told_at < ?", [before])
 
     def _apply(self, detection: Detection, signal: Signal, now: int) -> list[FindingsRecord]:
         episode = self._find(detection, signal.subject)
@@ -90,7 +89,7 @@ class Episodes:
                 ended, episode = [self._end(detection, over, episode)], None
         if episode is None:
             return [*ended, *self._open(detection, signal, now)]
-        self._sql.execute(
+        self._state.sql.execute(
             "UPDATE episodes SET latest = greatest(latest, ?), occurrences = occurrences + ?, touched = ?"
             f" WHERE {_KEY}",
             [signal.at, signal.occurrences, now, *_key(detection, signal.subject)],
@@ -99,13 +98,13 @@ class Episodes:
 
     def _open(self, detection: Detection, signal: Signal, now: int) -> list[FindingsRecord]:
         subject = signal.subject
-        row = self._sql.execute(
+        row = self._state.sql.execute(
             "SELECT count(*) FROM episodes WHERE detection = ?", [detection.name]
         ).fetchone()
         others = Subject.of_product(subject.product, OTHERS)
         if row is not None and row[0] >= MOST_OPEN and subject != others:
             return self._apply(detection, replace(signal, subject=others), now)
-        self._sql.execute(
+        self._state.sql.execute(
             "INSERT INTO episodes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 detection.name,
@@ -127,7 +126,7 @@ class Episodes:
         return [self._record(detection, signal, _OPENED, signal.since, signal.occurrences)]
 
     def _end(self, detection: Detection, signal: Signal, episode: dict[str, Any]) -> FindingsRecord:
-        self._sql.execute(f"DELETE FROM episodes WHERE {_KEY}", _key(detection, signal.subject))
+        self._state.sql.execute(f"DELETE FROM episodes WHERE {_KEY}", _key(detection, signal.subject))
         occurrences = episode["occurrences"] + signal.occurrences
         return self._record(detection, signal, _ENDED, episode["since"], occurrences)
 
@@ -145,7 +144,7 @@ class Episodes:
         )
 
     def _find(self, detection: Detection, subject: Subject) -> dict[str, Any] | None:
-        row = self._sql.execute(
+        row = self._state.sql.execute(
             f"SELECT since, latest, occurrences, title FROM episodes WHERE {_KEY}", _key(detection, subject)
         ).fetchone()
         return (
@@ -153,7 +152,7 @@ class Episodes:
         )
 
     def _is_news(self, record: FindingsRecord, now: int) -> bool:
-        row = self._sql.execute(
+        row = self._state.sql.execute(
             "INSERT INTO told VALUES (?, ?, ?) ON CONFLICT DO NOTHING RETURNING id",
             [record.id, record.revision, now],
         ).fetchone()

@@ -44,7 +44,6 @@ class Outbox:
         self, state: State, credentials: Callable[[], Credentials], source: str, schema_sha256: bytes
     ) -> None:
         self._state = state
-        self._sql = state.sql
         self._credentials = credentials
         self._source = source
         self._schema = schema_sha256
@@ -56,7 +55,7 @@ class Outbox:
     def seal(self, *, empty: bool = False) -> Pending | None:
         """Seals the oldest records into a batch; an `empty` one shows that the source lives."""
         with self._state.transaction():
-            rows = self._sql.execute(
+            rows = self._state.sql.execute(
                 """SELECT number, record FROM (
                     SELECT number, record,
                            coalesce(sum(octet_length(record)) OVER (
@@ -70,13 +69,13 @@ class Outbox:
             records = [FindingsRecord.FromString(row[1]) for row in rows]
             pending = self._seal(FindingsFrame.Records(records=records))
             if rows:
-                self._sql.execute("DELETE FROM outbox WHERE number <= ?", [rows[-1][0]])
+                self._state.sql.execute("DELETE FROM outbox WHERE number <= ?", [rows[-1][0]])
         return pending
 
     def acked(self) -> None:
         """The log has the waiting batch."""
         with self._state.transaction():
-            self._sql.execute("DELETE FROM sealed")
+            self._state.sql.execute("DELETE FROM sealed")
 
     def begin_chain(self, above: int) -> None:
         """Seals the waiting batch anew at the start of a chain whose epoch is above one that the log knows.
@@ -85,22 +84,22 @@ class Outbox:
         """
         waiting = self._waiting()
         with self._state.transaction():
-            row = self._sql.execute("SELECT max(epoch) FROM chain").fetchone()
+            row = self._state.sql.execute("SELECT max(epoch) FROM chain").fetchone()
             known = row[0] if row and row[0] else 0
-            self._sql.execute("DELETE FROM chain")
-            self._sql.execute("DELETE FROM sealed")
-            self._sql.execute(
+            self._state.sql.execute("DELETE FROM chain")
+            self._state.sql.execute("DELETE FROM sealed")
+            self._state.sql.execute(
                 "INSERT INTO chain VALUES (?, 0, ?)", [max(_now_ms(), known + 1, above + 1), b""]
             )
             if waiting is not None:
                 self._seal(FindingsFrame.Records.FromString(waiting.batch.payload))
 
     def _waiting(self) -> Pending | None:
-        row = self._sql.execute("SELECT batch, certificates FROM sealed").fetchone()
+        row = self._state.sql.execute("SELECT batch, certificates FROM sealed").fetchone()
         return None if row is None else Pending(SealedBatch.FromString(row[0]), tuple(row[1]))
 
     def _seal(self, records: FindingsFrame.Records) -> Pending:
-        row = self._sql.execute("SELECT epoch, sequence, header_sha256 FROM chain").fetchone()
+        row = self._state.sql.execute("SELECT epoch, sequence, header_sha256 FROM chain").fetchone()
         epoch, sequence, previous = row if row is not None else (_now_ms(), 0, b"")
         header = Header(
             product=PRODUCT,
@@ -119,9 +118,11 @@ class Outbox:
         header.sealed_time.FromNanoseconds(time.time_ns())
         credentials = self._credentials()
         batch = seal(credentials, header, records.SerializeToString())
-        self._sql.execute("DELETE FROM chain")
-        self._sql.execute("INSERT INTO chain VALUES (?, ?, ?)", [epoch, sequence + 1, sha256(batch.header)])
-        self._sql.execute(
+        self._state.sql.execute("DELETE FROM chain")
+        self._state.sql.execute(
+            "INSERT INTO chain VALUES (?, ?, ?)", [epoch, sequence + 1, sha256(batch.header)]
+        )
+        self._state.sql.execute(
             "INSERT INTO sealed VALUES (?, ?)", [batch.SerializeToString(), list(credentials.certificates)]
         )
         return Pending(batch, credentials.certificates)

@@ -24,6 +24,7 @@ from telltale.api.mesh.v1.batch_pb2 import Cursor
 from telltale.api.mesh.v1.ingest_pb2 import PushRequest, PushResponse
 from telltale.consume.chains import KnownChain
 from telltale.consume.delivered import Item
+from telltale.consume.groups import groups
 from telltale.consume.subscription import Subscription
 from telltale.contract.schema import Schema
 from telltale.domain.service import Domain, serving_domain
@@ -35,6 +36,8 @@ POLICY = Path(__file__).with_name("policy.cedar")
 _T = TypeVar("_T")
 # Told findings are remembered as long as the product keeps them.
 _FORGET_TOLD_SECONDS = 3_600.0
+# Payload after which a commit waits for no more, that of one large frame: a backlog is read in such steps.
+_COMMIT_BYTES = 8 << 20
 
 
 class Analysis:
@@ -124,7 +127,7 @@ async def analysing(
         )
         async with stream, asyncio.TaskGroup() as tasks:
             running = [
-                tasks.create_task(_read(stream, analysis)),
+                tasks.create_task(_read(stream, analysis, settings.commit_seconds)),
                 tasks.create_task(_tick(analysis, settings.tick_seconds)),
                 tasks.create_task(_forget(analysis, domain)),
                 tasks.create_task(analysis.publish()),
@@ -146,9 +149,10 @@ async def run(settings: AnalysisSettings, stopping: asyncio.Event) -> None:
         await stopping.wait()
 
 
-async def _read(stream: Subscription, analysis: Analysis) -> None:
-    async for items in stream:
-        await analysis.take(items, datetime.now(UTC))
+async def _read(stream: Subscription, analysis: Analysis, seconds: float) -> None:
+    async with contextlib.aclosing(groups(stream, seconds, _COMMIT_BYTES)) as gathered:
+        async for items in gathered:
+            await analysis.take(items, datetime.now(UTC))
 
 
 async def _tick(analysis: Analysis, every: float) -> Never:

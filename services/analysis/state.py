@@ -1,7 +1,8 @@
 """The state of the analysis in one DuckDB file: every statement about it, and its one transaction.
 
 What was concluded, how far was read and what is to be published commit together or not at all. Not
-thread-safe: whoever owns it uses it from one thread at a time.
+thread-safe: whoever owns it uses it from one thread at a time. The database is opened anew now and then,
+between two transactions: ask for `sql` each time, and keep no connection.
 """
 
 import json
@@ -27,6 +28,9 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
 }
+# DuckDB keeps some KB in memory for every transaction until the database is closed, with its last connection.
+# Closing and opening takes some 20 ms, so that this bounds the one without being seen in the other.
+COMMITS_AN_OPENING = 1_000
 # Raised with every change of a table that older state does not fit.
 _VERSION = 1
 _TABLES = (
@@ -59,6 +63,7 @@ class State:
     def __init__(self, path: Path, tables: Iterable[str] = ()) -> None:
         self.path = path
         self._tables = (*_TABLES, *tables)
+        self._commits = 0
 
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -83,6 +88,12 @@ class State:
     def __exit__(self, *exception: object) -> None:
         self.sql.close()
 
+    def reopen(self) -> None:
+        """Closes the database and opens it again; between transactions only."""
+        self.sql.close()
+        self.sql = self._connect()
+        self._commits = 0
+
     def _connect(self) -> duckdb.DuckDBPyConnection:
         try:
             return duckdb.connect(str(self.path), config=_CONFIG | {"temp_directory": f"{self.path}.spill"})
@@ -93,6 +104,8 @@ class State:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing, durable at the end."""
+        if self._commits >= COMMITS_AN_OPENING:
+            self.reopen()
         self.sql.execute("BEGIN TRANSACTION")
         try:
             yield
@@ -104,6 +117,7 @@ class State:
     def commit(self) -> None:
         """Ends the transaction; after it returns, a crash loses nothing of it."""
         self.sql.execute("COMMIT")
+        self._commits += 1
 
     # How far was read.
 

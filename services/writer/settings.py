@@ -4,7 +4,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from telltale.settings import IdentitySettings
+from telltale import naming
+from telltale.settings import IdentitySettings, Patterns
 
 
 class WriterSettings(IdentitySettings):
@@ -14,7 +15,7 @@ class WriterSettings(IdentitySettings):
     platform: str = Field(description="host:port of the platform's domain service, for self-metrics.")
     database: Path = Field(description="SQLite file that the writer keeps; others may read it.")
     listen: str = Field("127.0.0.1:0", description="host:port of the health service.")
-    products: str = Field("*", description="Products or patterns to store, separated by commas.")
+    products: Patterns = Field("*", description="Products or patterns to store, separated by commas.")
     commit_seconds: float = Field(
         0.2, gt=0.0, le=10.0, description="Longest time that a batch waits for others to be committed with."
     )
@@ -34,4 +35,4 @@ class WriterSettings(IdentitySettings):
     @property
     def patterns(self) -> tuple[str, ...]:
         """The products to subscribe to."""
-        return tuple(part.strip() for part in self.products.split(",") if part.strip())
+        return naming.patterns(self.products)

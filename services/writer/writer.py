@@ -1,7 +1,7 @@
 """The writer's loop: what the subscription yields is committed in groups, cursor included."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
 from datetime import UTC, datetime
 
@@ -13,6 +13,7 @@ from services.writer.settings import WriterSettings
 from services.writer.store import Store
 from telltale.api.mesh.v1.batch_pb2 import Header
 from telltale.consume.delivered import Delivered, Item
+from telltale.consume.groups import groups
 from telltale.consume.subscription import Subscription
 from telltale.errors import BatchRefused, Unavailable
 from telltale.identity.workload import Workload
@@ -37,7 +38,9 @@ async def write_for_ever(
         chains=await store.chains(),
         schema_directory=settings.state / "schemas",
     ) as stream:
-        async with aclosing(groups(stream, settings, stopping)) as ready:
+        async with aclosing(
+            groups(stream, settings.commit_seconds, settings.commit_bytes, stopping)
+        ) as ready:
             async for group in ready:
                 tally = await _commit(store, group, stopping)
                 if tally is None:
@@ -59,42 +62,6 @@ async def prune_for_ever(store: Store, seconds: float) -> None:
         except Unavailable as failed:
             _log.warning("cannot remove old rows now", error=str(failed))
         await asyncio.sleep(seconds)
-
-
-async def groups(
-    stream: AsyncIterator[list[Item]], settings: WriterSettings, stopping: asyncio.Event
-) -> AsyncGenerator[list[Item], None]:
-    """Gathers items until enough time has passed or enough bytes have come; ends when `stopping` is set."""
-    stopped = asyncio.create_task(stopping.wait())
-    arriving: asyncio.Task[list[Item]] | None = None
-    loop = asyncio.get_running_loop()
-    try:
-        while not stopped.done():
-            group: list[Item] = []
-            size = 0
-            due: float | None = None
-            while size < settings.commit_bytes and not stopped.done():
-                arriving = arriving or asyncio.create_task(_next(stream))
-                timeout = None if due is None else max(0.0, due - loop.time())
-                await asyncio.wait((arriving, stopped), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-                if arriving.done():
-                    items, arriving = arriving.result(), None
-                    group += items
-                    size += sum(_size(item) for item in items)
-                    due = due if due is not None else loop.time() + settings.commit_seconds
-                elif due is not None and loop.time() >= due:
-                    break
-            if group:
-                yield group
-    finally:
-        stopped.cancel()
-        if arriving is not None:
-            arriving.cancel()
-            await asyncio.gather(arriving, return_exceptions=True)
-
-
-async def _next(stream: AsyncIterator[list[Item]]) -> list[Item]:
-    return await anext(stream)
 
 
 async def _commit(store: Store, group: list[Item], stopping: asyncio.Event) -> Tally | None:
@@ -124,7 +91,3 @@ def _count(group: list[Item], tally: Tally) -> None:
     received = [item.received_time for item in group if isinstance(item, Delivered)]
     if received:
         metrics.LAG.record(max(0.0, (datetime.now(UTC) - min(received)).total_seconds()))
-
-
-def _size(item: Item) -> int:
-    return len(item.batch.payload) if isinstance(item, Delivered) else 0

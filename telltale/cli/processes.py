@@ -143,7 +143,11 @@ class Plan:
             }
             for domain in self.domains
         ]
-        return {"TELLTALE_AUTHORITIES": json.dumps(served), "TELLTALE_TRUST": str(self.home.trust)}
+        return {
+            "TELLTALE_AUTHORITIES": json.dumps(served),
+            "TELLTALE_TRUST": str(self.home.trust),
+            "TELLTALE_PLATFORM": self.addresses["platform"],
+        }
 
     def _program(
         self,

@@ -109,6 +109,16 @@ class Session:
 
 
 def audiences(me: Workload, products: tuple[str, ...]) -> tuple[str, ...]:
+    """Trust domains that own the products, as many as a token may name beside the platform's."""
+    return _owners(me, products)[: _MOST_AUDIENCES - 1]
+
+
+def left_out(me: Workload, products: tuple[str, ...]) -> tuple[str, ...]:
+    """Trust domains whose products cannot be heard, because a token would name too many."""
+    return _owners(me, products)[_MOST_AUDIENCES - 1 :]
+
+
+def _owners(me: Workload, products: tuple[str, ...]) -> tuple[str, ...]:
     """Trust domains that own the products; for a pattern those of the whole mesh."""
     mesh = me.trust.mesh
     platform = naming.trust_domain(naming.PLATFORM, mesh)
@@ -117,7 +127,7 @@ def audiences(me: Workload, products: tuple[str, ...]) -> tuple[str, ...]:
     else:
         # Operators are people: they serve nothing.
         wanted = set(me.trust.trust_domains) - {naming.trust_domain(naming.OPERATORS, mesh)}
-    return tuple(sorted(wanted - {platform}))[: _MOST_AUDIENCES - 1]
+    return tuple(sorted(wanted - {platform}))
 
 
 def _owner(product: str, mesh: str) -> str:

@@ -22,7 +22,7 @@ from telltale.consume.checking import Checked, check_frame
 from telltale.consume.delivered import Item, Missing
 from telltale.consume.holding import Holding
 from telltale.consume.schemas import SchemaCache
-from telltale.consume.session import Session
+from telltale.consume.session import Session, left_out
 from telltale.errors import TelltaleError, Unauthenticated, Unavailable
 from telltale.identity.workload import Workload
 from telltale.rpc.client import backoff
@@ -76,6 +76,12 @@ class Subscription(AsyncIterator[list[Item]]):
         self._failed: BaseException | None = None
 
     async def __aenter__(self) -> Self:
+        if unheard := left_out(self._me, self._products):
+            _log.warning(
+                "more domains than a token may name: these are not heard; subscribe to them apart",
+                gateway=self._gateway,
+                domains=list(unheard),
+            )
         task = asyncio.create_task(self._run(), name="subscription")
         self._lifetime.push_async_callback(_ended, task)
         return self

@@ -4,6 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from telltale.api.mesh.v1.batch_pb2 import Cursor, Gap, GapReason, Hole, Position, SealedBatch, Sync
 from telltale.api.mesh.v1.ingest_pb2 import RefusalReason
@@ -75,6 +76,19 @@ async def test_a_broken_stream_goes_on_where_it_stood_without_repeats(
     async with Subscription(mesh.workload("platform", "/writer"), address, ["servers.*"]) as stream:
         assert offsets(await take(stream, 6)) == [1, 2, 3, 4, 5, 6]
     assert [p.offset for p in gateway.requests[1].cursor.positions] == [2]
+
+
+async def test_domains_that_no_token_can_name_are_told_once(tmp_path: Path, gateway: Gateway) -> None:
+    wide = Mesh.create(tmp_path / "wide", "platform", *(f"team{number:02}" for number in range(17)))
+    gateway.break_after = 1
+    await gateway.add(gap=Gap(reason=GapReason.GAP_REASON_LOG_REPLACED, product=DISK_USAGE, log="old"))
+    async with running_gateway(wide, gateway) as bound:
+        with capture_logs() as logs:
+            async with Subscription(wide.workload("platform", "/writer"), bound, ["*"]) as stream:
+                # One of each stream: it was opened again.
+                await take(stream, 2)
+    told = [line["domains"] for line in logs if "domains" in line]
+    assert told == [[wide.trust_domain("team15"), wide.trust_domain("team16")]]
 
 
 async def test_who_started_at_the_latest_goes_on_from_there_before_anything_has_arrived(

@@ -156,7 +156,7 @@ def test_every_row_says_where_it_is_from_and_that_it_was_verified(mesh: RunningM
 
 
 def test_every_process_publishes_its_metrics(mesh: RunningMesh) -> None:
-    roles = {"gateway", "writer", "analysis service", "servers service", "platform service"}
+    roles = {"authority", "gateway", "writer", "analysis service", "servers service", "platform service"}
 
     def look() -> bool:
         return roles <= {row["role"] for row in mesh.query("SELECT DISTINCT role FROM mesh_processes")}

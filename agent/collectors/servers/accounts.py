@@ -8,7 +8,7 @@ from typing import NamedTuple
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from agent.collectors import CannotCollect, Collector, Host, timestamp
-from agent.collectors.servers.local_accounts import Account, Group, parse_group, parse_passwd
+from agent.host.local_accounts import Account, Group, parse_group, parse_passwd
 from telltale.api.servers.v1.accounts_pb2 import (
     PASSWORD_EMPTY,
     PASSWORD_LOCKED,

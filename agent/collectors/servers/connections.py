@@ -12,8 +12,8 @@ from datetime import timedelta
 from google.protobuf.message import Message
 
 from agent.collectors import CannotCollect, Host, Watcher
-from agent.collectors.servers.connection_table import ConnectionTable
-from agent.collectors.servers.local_accounts import AccountNames
+from agent.host.connection_table import ConnectionTable
+from agent.host.local_accounts import AccountNames
 from agent.kernel.proc_net import tcp_sockets
 from agent.kernel.process import hidden_details
 from agent.kernel.sock_diag import CONNECTED, LISTEN, DestroyNotices, Socket, SocketDump

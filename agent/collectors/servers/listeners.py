@@ -7,8 +7,8 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from agent.collectors import Collector, Host, timestamp
-from agent.collectors.servers.listener_owners import ListenerOwners
-from agent.collectors.servers.local_accounts import AccountNames
+from agent.host.listener_owners import ListenerOwners
+from agent.host.local_accounts import AccountNames
 from agent.kernel.sock_diag import address_text
 from telltale.api.servers.v1.listeners_pb2 import ListenersRecord
 

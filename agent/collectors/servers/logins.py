@@ -8,9 +8,9 @@ from pathlib import Path
 from google.protobuf.message import Message
 
 from agent.collectors import CannotCollect, Collector, Host, timestamp
-from agent.collectors.servers.growing_file import GrowingFile
-from agent.collectors.servers.local_accounts import AccountNames
-from agent.collectors.servers.utmp import RECORD, Entry, Kind, parse_utmp
+from agent.host.growing_file import GrowingFile
+from agent.host.local_accounts import AccountNames
+from agent.host.utmp import RECORD, Entry, Kind, parse_utmp
 from telltale.api.servers.v1.logins_pb2 import (
     LOGIN_EVENT_BOOT,
     LOGIN_EVENT_FAILED,
@@ -117,7 +117,7 @@ def _record(event: LoginEvent, entry: Entry, account: str) -> LoginsRecord:
         event=event,
         account=account,
         terminal=entry.terminal if remote else "",
-        process_id=entry.process_id if remote else 0,
+        process_id=(entry.process_id or None) if remote else None,
         # A boot writes the kernel's release here.
         remote_host=entry.remote_host if remote else "",
         remote_address=entry.address if remote else "",

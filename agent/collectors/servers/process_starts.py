@@ -11,7 +11,7 @@ from datetime import timedelta
 from google.protobuf.message import Message
 
 from agent.collectors import CannotCollect, Host, Watcher, timestamp
-from agent.collectors.servers.local_accounts import AccountNames
+from agent.host.local_accounts import AccountNames
 from agent.kernel.clock import unix_ns_of_monotonic, unix_ns_of_ticks
 from agent.kernel.proc_connector import EXEC, EXIT, FORK, ProcessEvents
 from agent.kernel.process import (

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agent.collectors import CannotCollect, Collector, Host, timestamp
-from agent.collectors.servers.unit_files import (
+from agent.host.unit_files import (
     Definition,
     Definitions,
     UnitFiles,

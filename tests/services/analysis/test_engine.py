@@ -105,6 +105,43 @@ def test_how_records_are_cut_into_chunks_changes_nothing(data: st.DataObject, tm
     assert told(findings_of(items, directory / "cut", cuts)) == whole()
 
 
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_opening_the_database_anew_in_between_changes_nothing(data: st.DataObject, tmp_path_factory) -> None:  # type: ignore[no-untyped-def]
+    items = history()
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(items) - 1), min_size=6, max_size=12)))
+    opened: list[object] = []
+    with pytest.MonkeyPatch.context() as patch:
+        connect = State._connect
+        patch.setattr(State, "_connect", lambda state: opened.append(state) or connect(state))
+        patch.setattr("services.analysis.state.COMMITS_AN_OPENING", data.draw(st.integers(1, 4)))
+        found = findings_of(items, tmp_path_factory.mktemp("reopened") / "state", cuts)
+    assert len(opened) > 1
+    assert told(found) == whole()
+
+
+def test_a_tick_and_every_rule_go_on_after_the_database_was_opened_anew(tmp_path: Path) -> None:
+    def ticked(path: Path, reopening: bool) -> list[bytes]:
+        teller = Teller()
+        with opened_state(path, DETECTIONS) as state:
+            engine = engine_of(state, DETECTIONS)
+            for step in range(30):
+                seconds = 30.0 * step
+                # One host falls silent after five minutes; the other ends and begins to fill its disk.
+                items = [teller.batch(seconds, (), "mesh.processes", PLATFORM)]
+                items += [teller.batch(seconds, [disk(0.95 if step % 10 > 4 else 0.3)], source=WEB2)]
+                items += [teller.batch(seconds, [disk(0.95)])] if step < 10 else []
+                engine.take(items, at(seconds))
+                if reopening:
+                    state.reopen()
+                engine.tick(at(seconds))
+            return told(outbox(state))
+
+    found = ticked(tmp_path / "plain", reopening=False)
+    assert {FindingsRecord.FromString(one).detection for one in found} == {"disk_space", "source_silent"}
+    assert ticked(tmp_path / "reopened", reopening=True) == found
+
+
 def test_a_batch_that_was_taken_is_not_taken_again(tmp_path: Path) -> None:
     items = history()
     with opened_state(tmp_path / "state", DETECTIONS) as state:
@@ -121,10 +158,14 @@ def test_a_batch_that_was_taken_is_not_taken_again(tmp_path: Path) -> None:
 _VICTIM = """
 import os, signal, sys
 from pathlib import Path
+from services.analysis import state as module
 from services.analysis.detections import DETECTIONS
 from services.analysis.state import State
 from tests.services.analysis.telling import engine_of, opened_state
 from tests.services.analysis.test_engine import NOW, history
+
+# The database is opened anew in between, too.
+module.COMMITS_AN_OPENING = 3
 
 path, nth, after, size = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "after", 7
 commit, commits = State.commit, 0

@@ -77,6 +77,24 @@ async def test_findings_are_published_in_their_order(domain: Domain, tmp_path: P
     assert await published(domain) == [record.id for record in records]
 
 
+async def test_the_outbox_goes_on_after_the_database_was_opened_anew(domain: Domain, tmp_path: Path) -> None:
+    records = findings(1_200)
+    with opened_state(tmp_path / "state", ()) as state:
+        put(state, records[:600])
+        publisher = publisher_of(state, domain)
+
+        async def accept(request: PushRequest) -> PushResponse:
+            # A batch is sealed and not acked yet.
+            state.reopen()
+            return await domain.ingest.accept(domain.me.spiffe_id, request)
+
+        await publisher_of(state, domain, accept).publish()
+        put(state, records[600:])
+        await publisher.publish()
+        assert state.sql.execute("SELECT count(*) FROM outbox").fetchone() == (0,)
+    assert await published(domain) == [record.id for record in records]
+
+
 async def test_long_evidence_stays_within_the_bounds_of_a_batch(domain: Domain, tmp_path: Path) -> None:
     records = [
         FindingsRecord(id=f"{number:032x}", evidence=[Fact(name="x", value="y" * 1_000)] * 16)

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from gateway.serving import serving_gateway
 from gateway.settings import GatewaySettings
 from services.analysis.outbox import PRODUCT
@@ -16,6 +18,7 @@ from telltale.api.mesh.v1.batch_pb2 import Origin
 from telltale.consume.delivered import Delivered
 from telltale.consume.subscription import Subscription
 from telltale.domain.service import Domain, DomainSettings, serving_domain
+from telltale.errors import ConfigurationError
 from telltale.source.source import Source, SourceSettings
 from tests.support.batches import DISK_USAGE, SERVERS, disk_usage
 from tests.support.domain import ROOT, free_port
@@ -94,6 +97,18 @@ class Wire:
             "enrollment": self.nobody,
             "platform": self.nobody,
         }
+
+
+def test_no_products_at_all_is_a_wrong_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("STATE", "TRUST"):
+        monkeypatch.setenv(f"TELLTALE_{name}", str(tmp_path))
+    for name in ("AUTHORITY", "ENROLLMENT", "GATEWAY", "PLATFORM", "LISTEN", "ADVERTISE"):
+        monkeypatch.setenv(f"TELLTALE_{name}", "none:1")
+    assert AnalysisSettings.read().patterns == ("*",)
+    for text in ("", " , ", "servers.*,no product"):
+        monkeypatch.setenv("TELLTALE_PRODUCTS", text)
+        with pytest.raises(ConfigurationError, match="TELLTALE_PRODUCTS: .*product"):
+            AnalysisSettings.read()
 
 
 async def test_a_full_disk_becomes_a_product_that_an_operator_reads(tmp_path: Path) -> None:

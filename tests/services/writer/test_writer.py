@@ -4,13 +4,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from services.writer.settings import WriterSettings
 from services.writer.store import Store
-from services.writer.writer import groups, write_for_ever
+from services.writer.writer import write_for_ever
 from telltale.api.mesh.v1.batch_pb2 import Header, SealedBatch
 from telltale.api.mesh.v1.ingest_pb2 import RefusalReason
 from telltale.consume.delivered import Item
-from telltale.errors import BatchRefused
+from telltale.errors import BatchRefused, ConfigurationError
 from tests.support.batches import INVENTORY, Chain, disk_usage, host
 from tests.support.deliveries import Log
 from tests.support.gateways import Gateway, running_gateway
@@ -116,33 +118,12 @@ async def test_a_forged_batch_in_the_writers_own_name_is_reported_unless_it_is_a
     assert count(database, "quarantine") == 2
 
 
-async def test_stopping_hands_on_what_has_arrived(mesh: Mesh, tmp_path: Path, database: Path) -> None:
-    stopping = asyncio.Event()
-    item = Log().deliver(Chain(mesh.credentials("servers", "/agent/web1")).next([disk_usage("/")]))
-
-    async def stream() -> AsyncIterator[list[Item]]:
-        yield [item]
-        # Asked for more: the first is in the group, which only stopping can end.
-        stopping.set()
-        await asyncio.Event().wait()
-
-    settings = settings_of(tmp_path, database, "none:1", commit_seconds=10.0)
-    async with asyncio.timeout(5):
-        assert [group async for group in groups(stream(), settings, stopping)] == [[item]]
-
-
-async def test_a_group_ends_when_enough_bytes_have_come(mesh: Mesh, tmp_path: Path, database: Path) -> None:
-    chain, log = Chain(mesh.credentials("servers", "/agent/web1")), Log()
-    stopping = asyncio.Event()
-    items = [log.deliver(chain.next([disk_usage("x" * 400_000)])) for _ in range(6)]
-
-    async def stream() -> AsyncIterator[list[Item]]:
-        for item in items:
-            yield [item]
-        stopping.set()
-        await asyncio.Event().wait()
-
-    settings = settings_of(tmp_path, database, "none:1", commit_seconds=10.0, commit_bytes=1 << 20)
-    async with asyncio.timeout(5):
-        found = [len(group) async for group in groups(stream(), settings, stopping)]
-    assert found == [3, 3]
+def test_no_products_at_all_is_a_wrong_setting(
+    tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in settings_of(tmp_path, database, "none:1").model_dump(exclude_none=True).items():
+        monkeypatch.setenv(f"TELLTALE_{name.upper()}", str(value))
+    assert WriterSettings.read().patterns == ("*",)
+    monkeypatch.setenv("TELLTALE_PRODUCTS", "")
+    with pytest.raises(ConfigurationError, match="TELLTALE_PRODUCTS: .*names no product"):
+        WriterSettings.read()

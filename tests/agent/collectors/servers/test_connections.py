@@ -12,7 +12,8 @@ import pytest
 from google.protobuf.message import Message
 
 from agent.collectors import CannotCollect, Host, Watcher
-from agent.collectors.servers.connection_table import (
+from agent.collectors.servers.connections import Connections, unfollowed_loss
+from agent.host.connection_table import (
     CLOSED,
     FOUND,
     INCOMING,
@@ -20,8 +21,7 @@ from agent.collectors.servers.connection_table import (
     OUTGOING,
     ConnectionTable,
 )
-from agent.collectors.servers.connections import Connections, unfollowed_loss
-from agent.collectors.servers.local_accounts import AccountNames
+from agent.host.local_accounts import AccountNames
 from agent.kernel.sock_diag import ESTABLISHED, FIN_WAIT_2, LISTEN, DestroyNotices, Socket, SocketDump
 from agent.kernel.socket_owners import SocketOwners
 from telltale.api.mesh.v1.batch_pb2 import LOSS_REASON_BOUND, LOSS_REASON_METHOD, Loss

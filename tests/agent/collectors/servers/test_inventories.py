@@ -12,8 +12,8 @@ import pytest
 from agent.collectors import CannotCollect, Host
 from agent.collectors.servers import accounts, inventory, listeners
 from agent.collectors.servers.collectors import Collectors
-from agent.collectors.servers.listener_owners import ListenerOwners
-from agent.collectors.servers.local_accounts import AccountNames, parse_group, parse_passwd
+from agent.host.listener_owners import ListenerOwners
+from agent.host.local_accounts import AccountNames, parse_group, parse_passwd
 from agent.status import AgentStatus, CollectorStatus, State
 from telltale.api.servers.v1.accounts_pb2 import PASSWORD_EMPTY, PASSWORD_LOCKED, PASSWORD_SET
 from telltale.api.servers.v1.collectors_pb2 import COLLECTOR_STATE_UNAVAILABLE

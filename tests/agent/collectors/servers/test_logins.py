@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.collectors import CannotCollect, Host
-from agent.collectors.servers.growing_file import GrowingFile
 from agent.collectors.servers.logins import Logins
-from agent.collectors.servers.utmp import RECORD, WIDE, Kind, parse_utmp
+from agent.host.growing_file import GrowingFile
+from agent.host.utmp import RECORD, WIDE, Kind, parse_utmp
 from agent.positions import Positions
 from telltale.api.mesh.v1.batch_pb2 import LOSS_REASON_UPSTREAM, Loss
 from telltale.api.servers.v1.logins_pb2 import (
@@ -122,6 +122,20 @@ def test_a_failed_login_hides_what_may_be_a_password(host: Host) -> None:
     assert told(collector) == [
         (LOGIN_EVENT_FAILED, "ada", "192.0.2.9"),
         (LOGIN_EVENT_FAILED, "***", "192.0.2.9"),
+    ]
+
+
+def test_a_process_is_named_only_where_one_is_known(host: Host) -> None:
+    collector = Logins(host)
+    told(collector)
+    append(host, "wtmp", entry(Kind.USER_PROCESS, "pts/0", "ada", process_id=42))
+    append(host, "wtmp", entry(Kind.USER_PROCESS, "pts/1", "ada", process_id=0))
+    append(host, "wtmp", entry(Kind.BOOT_TIME, "~", "reboot", process_id=42))
+    records = [record for record in collector.collect() if isinstance(record, LoginsRecord)]
+    assert [record.process_id if record.HasField("process_id") else None for record in records] == [
+        42,
+        None,
+        None,
     ]
 
 

@@ -11,7 +11,6 @@ import pytest
 from google.protobuf.message import Message
 
 from agent.collectors import CannotCollect, Host, Watcher
-from agent.collectors.servers.local_accounts import AccountNames
 from agent.collectors.servers.process_starts import (
     MAX_ARGUMENT_BYTES,
     MAX_ARGUMENTS,
@@ -20,6 +19,7 @@ from agent.collectors.servers.process_starts import (
     bounded,
     record_of,
 )
+from agent.host.local_accounts import AccountNames
 from agent.kernel.proc_connector import EXEC, EXIT, FORK, ProcessEvent, ProcessEvents
 from agent.kernel.process import Process
 from telltale.api.mesh.v1.batch_pb2 import LOSS_REASON_METHOD, LOSS_REASON_UPSTREAM, Loss

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from agent.collectors import CannotCollect, Host
-from agent.collectors.servers.unit_files import parse_definition, template_of
 from agent.collectors.servers.units import Units
+from agent.host.unit_files import parse_definition, template_of
 from telltale.api.servers.v1.units_pb2 import (
     ENABLEMENT_DISABLED,
     ENABLEMENT_ENABLED,

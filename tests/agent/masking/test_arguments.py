@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent.masking import mask_arguments, mask_text
-from agent.secret_names import is_secret_name
+from agent.masking.names import is_secret_name
 
 # A secret that no ordinary argument contains by chance, and that reads as no flag.
 SECRETS = st.text(string.ascii_letters + string.digits + "!#$%*+./:=?@^_~-", min_size=6, max_size=40).map(

@@ -7,9 +7,9 @@ or by its own shape (`ghp_...`). In doubt more is masked: that costs a little ev
 import re
 from collections.abc import Callable
 
-from agent.secret_flags import NO_TOOL, TOOLS
-from agent.secret_names import is_secret_name, mask_pairs
-from agent.secret_shapes import MASK, mask_shapes
+from agent.masking.flags import NO_TOOL, TOOLS
+from agent.masking.names import is_secret_name, mask_pairs
+from agent.masking.shapes import MASK, mask_shapes
 
 _SPACE = re.compile(r"\s")
 _PIECES = re.compile(r"\s+|\S+")

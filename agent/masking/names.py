@@ -3,7 +3,7 @@
 import re
 from itertools import pairwise
 
-from agent.secret_shapes import MASK
+from agent.masking.shapes import MASK
 
 # A name is split into words at punctuation and humps. It is secret-like when one of them is one of these ...
 _SECRET_WORDS = frozenset(

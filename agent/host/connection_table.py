@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from google.protobuf.duration_pb2 import Duration
 
 from agent.collectors import timestamp
-from agent.collectors.servers.local_accounts import AccountNames
+from agent.host.local_accounts import AccountNames
 from agent.kernel.sock_diag import LISTEN, Socket
 from agent.kernel.socket_owners import Owner, SocketOwners
 from telltale.api.servers.v1 import connections_pb2
