@@ -104,7 +104,7 @@ def check_pattern(pattern: str) -> str:
 
 
 def patterns(text: str) -> tuple[str, ...]:
-    """Product names and patterns out of a list separated by commas; raises InvalidInput when there is none."""
+    """Products and patterns of a list separated by commas; raises InvalidInput when there is none."""
     found = tuple(check_pattern(part.strip()) for part in text.split(",") if part.strip())
     if not found:
         raise InvalidInput("it names no product; leave it out for all of them")

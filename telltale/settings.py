@@ -3,28 +3,15 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from telltale import naming
-from telltale.errors import ConfigurationError, InvalidInput
+from telltale.errors import ConfigurationError
 
 _S = TypeVar("_S", bound="Settings")
-
-
-def _naming_products(text: str) -> str:
-    try:
-        naming.patterns(text)
-    except InvalidInput as wrong:
-        raise ValueError(str(wrong)) from None
-    return text
-
-
-# Products or patterns, separated by commas, as `naming.patterns` reads them.
-Patterns = Annotated[str, AfterValidator(_naming_products)]
 
 
 class Settings(BaseSettings):

@@ -120,7 +120,7 @@ async def analysing(
         stream = Subscription(
             domain.me,
             settings.gateway,
-            settings.patterns,
+            settings.products,
             analysis.cursor,
             chains=analysis.chains,
             schema_directory=settings.state / "schemas",

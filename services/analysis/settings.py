@@ -3,21 +3,15 @@
 from pydantic import Field
 
 from services.analysis.thresholds import Thresholds
-from telltale import naming
+from telltale.consume.patterns import Patterns
 from telltale.domain.service import DomainSettings
-from telltale.settings import Patterns
 
 
 class AnalysisSettings(DomainSettings, Thresholds):
     """Settings of the analysis service."""
 
-    products: Patterns = Field("*", description="Products or patterns to analyse, separated by commas.")
+    products: Patterns = Field(("*",), description="Products or patterns to analyse, separated by commas.")
     commit_seconds: float = Field(
         0.5, gt=0, le=10, description="Longest time that a batch waits for others to be analysed with."
     )
     tick_seconds: float = Field(5, gt=0, description="How often silence is looked for and ends are told.")
-
-    @property
-    def patterns(self) -> tuple[str, ...]:
-        """The products to subscribe to."""
-        return naming.patterns(self.products)

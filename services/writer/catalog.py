@@ -34,7 +34,7 @@ async def foresee_for_ever(me: Workload, settings: WriterSettings, store: Store)
         try:
             files = await _reflected(me, settings)
             if files != seen:
-                await _foresee(files, settings.patterns, store)
+                await _foresee(files, settings.products, store)
                 seen = files
                 pause = _SHORTEST_PAUSE_SECONDS
         except TelltaleError as failed:
@@ -45,7 +45,7 @@ async def foresee_for_ever(me: Workload, settings: WriterSettings, store: Store)
 
 async def _reflected(me: Workload, settings: WriterSettings) -> dict[str, bytes]:
     platform = naming.trust_domain(naming.PLATFORM, me.trust.mesh)
-    metadata = await call_metadata(me, platform, *audiences(me, settings.patterns))
+    metadata = await call_metadata(me, platform, *audiences(me, settings.products))
     # Opened anew for each look: a renewed certificate comes with the next channel.
     async with me.channel(settings.gateway, naming.server_name("gateway", platform)) as channel:
         return await pull(channel, metadata)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from telltale import naming
-from telltale.settings import IdentitySettings, Patterns
+from telltale.consume.patterns import Patterns
+from telltale.settings import IdentitySettings
 
 
 class WriterSettings(IdentitySettings):
@@ -15,7 +15,7 @@ class WriterSettings(IdentitySettings):
     platform: str = Field(description="host:port of the platform's domain service, for self-metrics.")
     database: Path = Field(description="SQLite file that the writer keeps; others may read it.")
     listen: str = Field("127.0.0.1:0", description="host:port of the health service.")
-    products: Patterns = Field("*", description="Products or patterns to store, separated by commas.")
+    products: Patterns = Field(("*",), description="Products or patterns to store, separated by commas.")
     commit_seconds: float = Field(
         0.2, gt=0.0, le=10.0, description="Longest time that a batch waits for others to be committed with."
     )
@@ -31,8 +31,3 @@ class WriterSettings(IdentitySettings):
     retention_seconds: float = Field(
         60.0, gt=0.0, le=86_400.0, description="Pause between two removals of what is past its retention."
     )
-
-    @property
-    def patterns(self) -> tuple[str, ...]:
-        """The products to subscribe to."""
-        return naming.patterns(self.products)

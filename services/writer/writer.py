@@ -33,7 +33,7 @@ async def write_for_ever(
     async with Subscription(
         me,
         settings.gateway,
-        settings.patterns,
+        settings.products,
         await store.cursor(),
         chains=await store.chains(),
         schema_directory=settings.state / "schemas",

@@ -5,14 +5,12 @@ import contextlib
 import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import structlog
-from google.protobuf.message import DecodeError
 from grpc import aio
 
-from telltale.api.mesh.v1.batch_pb2 import Header, SealedBatch
+from telltale.api.mesh.v1.batch_pb2 import Header
 from telltale.api.mesh.v1.ingest_pb2 import (
     Ack,
     ChainsRequest,
@@ -23,21 +21,21 @@ from telltale.api.mesh.v1.ingest_pb2 import (
     RefusalReason,
 )
 from telltale.api.mesh.v1.ingest_pb2_grpc import IngestServicer
-from telltale.contract.product import Contract
 from telltale.domain.access import Access
+from telltale.domain.examiner import Examiner
 from telltale.domain.log import Candidate, ProductLog
-from telltale.domain.payload import open_payload
 from telltale.domain.products import Products
-from telltale.errors import BatchRefused, InvalidInput, LimitExceeded, TelltaleError, Unavailable
+from telltale.errors import BatchRefused, InvalidInput, LimitExceeded, Unavailable
 from telltale.naming import SpiffeId
 from telltale.rpc.auth import caller
-from telltale.seal.sealing import MAX_HEADER_BYTES, sha256
-from telltale.seal.verify import Verifier, check_owner, open_header
+from telltale.seal.verify import Verifier
 
 log = structlog.get_logger(__name__)
 
 # Requests of one stream that may wait for the disk: bounds memory, hides the time of an fsync.
 _PIPELINE = 8
+# Requests of all streams that are examined or wait for the disk: bounds memory, however many sources.
+_REQUESTS_ON_THE_WAY = 64
 _MAX_BATCHES = 1_000
 _MAX_CERTIFICATES = 64
 # A source needs one stream, and another while it renews itself or its old connection is not known to be dead.
@@ -58,10 +56,11 @@ class Ingest(IngestServicer):
         self, log: ProductLog, products: Products, access: Access, verifier: Verifier, report: Report
     ):
         self._log = log
-        self._examiner = _Examiner(products, access, verifier)
+        self._examiner = Examiner(products, access, verifier)
         self._access = access
         self._report = report
         self._verifying = asyncio.Lock()
+        self._on_the_way = asyncio.Semaphore(_REQUESTS_ON_THE_WAY)
         self._streams: Counter[SpiffeId] = Counter()
         self._complained: OrderedDict[SpiffeId, float] = OrderedDict()
 
@@ -139,11 +138,18 @@ class Ingest(IngestServicer):
     async def _examine(
         self, source: SpiffeId, request: PushRequest, before: dict[str, tuple[int, int]]
     ) -> "_Answer":
-        # One thread at a time: the verifier remembers certificates and is not made for two.
-        async with self._verifying:
-            examined = await asyncio.to_thread(self._examiner.examine, source, request, before)
-        candidates = [one for one in examined if isinstance(one, Candidate)]
-        return _Answer(examined, self._log.append(candidates))
+        await self._on_the_way.acquire()
+        try:
+            # One thread at a time: the verifier remembers certificates and is not made for two.
+            async with self._verifying:
+                examined = await asyncio.to_thread(self._examiner.examine, source, request, before)
+            kept = self._log.append([one for one in examined if isinstance(one, Candidate)])
+        except BaseException:
+            self._on_the_way.release()
+            raise
+        # When the disk has them, whether or not the source reads its answer.
+        kept.add_done_callback(lambda _: self._on_the_way.release())
+        return _Answer(examined, kept)
 
     async def _respond(self, source: SpiffeId, answer: "_Answer") -> PushResponse:
         response = PushResponse()
@@ -208,93 +214,11 @@ class _Answer:
         self.kept = kept
 
 
-class _Examiner:
-    """Decides on batches as far as that needs no knowledge of their chain. Runs in a thread."""
-
-    def __init__(self, products: Products, access: Access, verifier: Verifier) -> None:
-        self._products = products
-        self._access = access
-        self._verifier = verifier
-
-    def examine(
-        self, source: SpiffeId, request: PushRequest, before: dict[str, tuple[int, int]]
-    ) -> list[Candidate | tuple[Header, BatchRefused]]:
-        """`before`: epoch and sequence of each product's last batch on the same stream; kept up to date."""
-        self._verifier.learn(request.certificates)
-        now = datetime.now(UTC)
-        return [self._examine_one(source, batch, now, before) for batch in request.batches]
-
-    def _examine_one(
-        self, source: SpiffeId, batch: SealedBatch, now: datetime, before: dict[str, tuple[int, int]]
-    ) -> Candidate | tuple[Header, BatchRefused]:
-        # Exactly the known fields, so that nothing rides along unsigned.
-        batch = SealedBatch(header=batch.header, signature=batch.signature, payload=batch.payload)
-        try:
-            header = open_header(batch)
-        except BatchRefused as refused:
-            return _readable(batch.header), refused
-        if header.source != str(source):
-            reason = RefusalReason.REFUSAL_REASON_FOREIGN_SOURCE
-            return header, BatchRefused(reason, f"{source} pushes in the name of {header.source}")
-        if header.product not in self._products.contracts:
-            # Nothing is remembered of it: a source may invent any number of names.
-            return header, _not_permitted(source, "push", header.product)
-        digest = sha256(batch.header)
-        epoch, sequence = before.get(header.product, (0, 0))
-        follows = sequence if epoch == header.epoch and sequence < header.sequence else 0
-        before[header.product] = header.epoch, header.sequence
-        try:
-            contract = self._check(batch, header, source, now)
-            change = open_payload(contract, header, batch.payload)
-        except BatchRefused as refused:
-            if not refused.final:
-                return header, refused
-            # The source itself sent it, so its chain may go on behind it.
-            unproven = refused.reason == RefusalReason.REFUSAL_REASON_SIGNATURE
-            digest = b"" if unproven else digest
-            return Candidate(header, digest, b"", (), refused=refused, follows=follows)
-        signer = self._verifier.certificates_of(header)
-        return Candidate(header, digest, batch.SerializeToString(), signer, change, follows=follows)
-
-    def _check(self, batch: SealedBatch, header: Header, source: SpiffeId, now: datetime) -> Contract:
-        self._verifier.verify(batch, now)
-        present = self._products.contracts[header.product]
-        action = "replay" if header.replay_run else "push"
-        if not self._access.allows(source, action, present):
-            raise _not_permitted(source, action, header.product)
-        check_owner(header, open_to_all=present.options.open_to_all_trust_domains, mesh=self._access.mesh)
-        try:
-            return self._products.schema(header.schema_sha256).contract(header.product)
-        except TelltaleError as unknown:
-            raise BatchRefused(
-                RefusalReason.REFUSAL_REASON_UNKNOWN_SCHEMA,
-                f"{unknown}; call Schemas.Register first",
-                final=False,
-            ) from None
-
-
 def _check_size(request: PushRequest) -> None:
     if len(request.batches) > _MAX_BATCHES or len(request.certificates) > _MAX_CERTIFICATES:
         raise InvalidInput(
             f"a message holds at most {_MAX_BATCHES} batches and {_MAX_CERTIFICATES} certificates"
         )
-
-
-def _not_permitted(source: SpiffeId, action: str, product: str) -> BatchRefused:
-    return BatchRefused(
-        RefusalReason.REFUSAL_REASON_PERMISSION,
-        f"{source} lacks the permission `{action}` on {product}; ask the product's owner",
-    )
-
-
-def _readable(data: bytes) -> Header:
-    """The header of a refused batch as far as it can be read; empty when it is too large to be looked at."""
-    if len(data) > MAX_HEADER_BYTES:
-        return Header()
-    try:
-        return Header.FromString(data)
-    except DecodeError:
-        return Header()
 
 
 def _unavailable(failed: Unavailable) -> BatchRefused:

@@ -104,10 +104,10 @@ def test_no_products_at_all_is_a_wrong_setting(tmp_path: Path, monkeypatch: pyte
         monkeypatch.setenv(f"TELLTALE_{name}", str(tmp_path))
     for name in ("AUTHORITY", "ENROLLMENT", "GATEWAY", "PLATFORM", "LISTEN", "ADVERTISE"):
         monkeypatch.setenv(f"TELLTALE_{name}", "none:1")
-    assert AnalysisSettings.read().patterns == ("*",)
+    assert AnalysisSettings.read().products == ("*",)
     for text in ("", " , ", "servers.*,no product"):
         monkeypatch.setenv("TELLTALE_PRODUCTS", text)
-        with pytest.raises(ConfigurationError, match="TELLTALE_PRODUCTS: .*product"):
+        with pytest.raises(ConfigurationError, match=r"TELLTALE_PRODUCTS: .*product"):
             AnalysisSettings.read()
 
 

@@ -1,6 +1,5 @@
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,8 @@ from services.writer.store import Store
 from services.writer.writer import write_for_ever
 from telltale.api.mesh.v1.batch_pb2 import Header, SealedBatch
 from telltale.api.mesh.v1.ingest_pb2 import RefusalReason
-from telltale.consume.delivered import Item
 from telltale.errors import BatchRefused, ConfigurationError
 from tests.support.batches import INVENTORY, Chain, disk_usage, host
-from tests.support.deliveries import Log
 from tests.support.gateways import Gateway, running_gateway
 from tests.support.mesh import Mesh
 
@@ -121,9 +118,10 @@ async def test_a_forged_batch_in_the_writers_own_name_is_reported_unless_it_is_a
 def test_no_products_at_all_is_a_wrong_setting(
     tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in settings_of(tmp_path, database, "none:1").model_dump(exclude_none=True).items():
+    given = settings_of(tmp_path, database, "none:1").model_dump(exclude_unset=True)
+    for name, value in given.items():
         monkeypatch.setenv(f"TELLTALE_{name.upper()}", str(value))
-    assert WriterSettings.read().patterns == ("*",)
+    assert WriterSettings.read().products == ("*",)
     monkeypatch.setenv("TELLTALE_PRODUCTS", "")
-    with pytest.raises(ConfigurationError, match="TELLTALE_PRODUCTS: .*names no product"):
+    with pytest.raises(ConfigurationError, match=r"TELLTALE_PRODUCTS: .*names no product"):
         WriterSettings.read()
