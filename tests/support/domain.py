@@ -1,6 +1,7 @@
 """A domain service on the real wire, its sources and its readers, for tests."""
 
 import contextlib
+import random
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,9 +21,15 @@ DOMAINS = ("servers", "platform", "analysis", "operators")
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, of those that the kernel gives to no outgoing connection meanwhile."""
+    for port in random.sample(range(10_000, 20_000), 100):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("no free port between 10000 and 20000")
 
 
 class Running:
