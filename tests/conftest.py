@@ -4,6 +4,6 @@ import os
 
 from hypothesis import settings
 
-# Time never decides a test. Developers explore with new examples each time; what decides a change is repeatable.
+# Time never decides a test. Developers explore new examples each time; what decides a change is repeatable.
 settings.register_profile("telltale", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("telltale")
