@@ -8,8 +8,9 @@ ARGS ?=
 
 .PHONY: up test check format lint types imports protos protos-fresh lock clean
 
+# Ctrl-C (130) is how a mesh is meant to end: no failure of make's.
 up: $(VENV)/ready
-	@$(BIN)/telltale up $(ARGS)
+	@trap : INT; $(BIN)/telltale up $(ARGS) || [ $$? -eq 130 ]
 
 test: check
 	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)

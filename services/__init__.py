@@ -1,0 +1,1 @@
+"""The services of the mesh: one directory, one owning team."""

@@ -1,1 +1,1 @@
-"""Helpers of the developers; nothing here is installed."""
+"""Programs for development; nothing here is installed."""

@@ -1,0 +1,1 @@
+"""The batch layer: every product into one database."""

@@ -122,7 +122,7 @@ def draw(made: Table) -> None:
 
 def cell(value: Any) -> str:
     """A value in a table."""
-    if value is None or value == "":
+    if value is None or value in ("", []):
         return "-"
     if isinstance(value, list):
         return ", ".join(cell(item) for item in value)

@@ -12,7 +12,7 @@ from ipaddress import IPv4Interface, IPv4Network
 
 import psutil
 
-# Networks that are nobody's (RFC 5737); some sandboxes use one all the same.
+# Networks that are nobody's (RFC 5737); some machines use one all the same.
 _NETWORKS = ("198.51.100.0/30", "203.0.113.0/30", "192.0.2.0/30")
 
 
