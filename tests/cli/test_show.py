@@ -50,7 +50,10 @@ def test_an_escape_sequence_loses_its_escape() -> None:
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(None, "-"), ("", "-"), (["a", "b"], "a, b"), (0.123456, "0.1235"), (12, "12"), ({"a": 1}, '{"a": 1}')],
+    [
+        *((None, "-"), ("", "-"), ([], "-"), (["a", "b"], "a, b")),
+        *((0.123456, "0.1235"), (12, "12"), (0, "0"), ({"a": 1}, '{"a": 1}')),
+    ],
 )
 def test_cells_are_short(value: object, expected: str) -> None:
     assert show.cell(value) == expected
