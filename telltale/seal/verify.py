@@ -86,6 +86,9 @@ def open_header(batch: SealedBatch) -> Header:
         raise _malformed("origin is missing")
     if len(header.holes) > _MAX_HOLES or len(header.losses) > _MAX_LOSSES:
         raise _malformed(f"a header declares at most {_MAX_HOLES} holes and {_MAX_LOSSES} losses")
+    for name in ("first_event_time", "last_event_time"):
+        if header.HasField(name):
+            _time(header, name)
     _sealed_time(header)
     return header
 
@@ -218,13 +221,19 @@ def check_owner(header: Header, *, open_to_all: bool, mesh: str) -> None:
 
 
 def _sealed_time(header: Header) -> datetime:
-    try:
-        sealed_time = header.sealed_time.ToDatetime(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        raise _malformed("sealed_time is no time") from None
+    sealed_time = _time(header, "sealed_time")
     if sealed_time.year < 2000:
         raise _malformed("sealed_time is missing")
     return sealed_time
+
+
+def _time(header: Header, name: str) -> datetime:
+    # Outside of the calendar it would break every reader that prints it.
+    try:
+        moment: datetime = getattr(header, name).ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise _malformed(f"{name} is no time") from None
+    return moment
 
 
 def _malformed(detail: str) -> BatchRefused:

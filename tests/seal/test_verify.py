@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from telltale.api.mesh.v1.batch_pb2 import Hole, SealedBatch
 from telltale.api.mesh.v1.ingest_pb2 import RefusalReason
 from telltale.errors import BatchRefused
+from telltale.seal.sealing import seal
 from telltale.seal.verify import Verifier, check_owner
 from tests.support.batches import DISK_USAGE, Chain, disk_usage, header_of
 from tests.support.mesh import Mesh
@@ -110,6 +111,19 @@ def test_a_batch_from_the_future_may_come_again_later(mesh: Mesh) -> None:
 def test_a_header_against_the_contract_is_malformed(mesh: Mesh, overrides: dict[str, object]) -> None:
     chain = Chain(mesh.credentials("servers", "/agent/web1"))
     batch = chain.next([disk_usage("/")], **overrides)
+    assert refusal(mesh, chain, batch) == RefusalReason.REFUSAL_REASON_MALFORMED
+
+
+@pytest.mark.parametrize("name", ["first_event_time", "last_event_time", "sealed_time"])
+@pytest.mark.parametrize(
+    ("seconds", "nanos"), [(-(1 << 62), 0), (1 << 40, 0), (1_700_000_000, -5), (0, 1 << 30)]
+)
+def test_a_time_outside_of_the_calendar_is_malformed(mesh: Mesh, name: str, seconds: int, nanos: int) -> None:
+    chain = Chain(mesh.credentials("servers", "/agent/web1"))
+    header = header_of(chain.next([disk_usage("/")]))
+    moment = getattr(header, name)
+    moment.seconds, moment.nanos = seconds, nanos
+    batch = seal(chain.credentials, header, b"")
     assert refusal(mesh, chain, batch) == RefusalReason.REFUSAL_REASON_MALFORMED
 
 
