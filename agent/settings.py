@@ -9,10 +9,9 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource
 
-from telltale.errors import ConfigurationError, InvalidInput
+from telltale.errors import ConfigurationError
 from telltale.identity.newcomer import told
-from telltale.naming import patterns
-from telltale.settings import IdentitySettings
+from telltale.settings import IdentitySettings, Patterns
 
 SECONDS_PER_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 # Faster than this an agent would be busy with little else.
@@ -45,21 +44,11 @@ def parse_intervals(text: object) -> object:
     return intervals
 
 
-def parse_patterns(text: object) -> object:
-    """`servers.cpu,servers.disk_*` as patterns."""
-    if not isinstance(text, str):
-        return text
-    try:
-        return patterns(text)
-    except InvalidInput as wrong:
-        raise ValueError(str(wrong)) from None
-
-
 class AgentSettings(IdentitySettings):
     """A host agent's settings. One that has joined finds most of them in its state directory."""
 
     service: str = Field(description="host:port of the domain service that takes the data.")
-    collect: Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_patterns)] = Field(
+    collect: Patterns = Field(
         ("*",), description="Products to collect, separated by commas; `*` matches any run of characters."
     )
     intervals: Annotated[dict[str, timedelta], NoDecode, BeforeValidator(parse_intervals)] = Field(

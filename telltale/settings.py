@@ -3,15 +3,29 @@
 import os
 import sys
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from telltale.errors import ConfigurationError
+from telltale.errors import ConfigurationError, InvalidInput
+from telltale.naming import patterns
 
 _S = TypeVar("_S", bound="Settings")
+
+
+def _parse_patterns(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    try:
+        return patterns(text)
+    except InvalidInput as wrong:
+        raise ValueError(str(wrong)) from None
+
+
+# Names or patterns of products, such as `servers.cpu,servers.disk_*`.
+Patterns = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_patterns)]
 
 
 class Settings(BaseSettings):

@@ -3,8 +3,8 @@
 from pydantic import Field
 
 from services.analysis.thresholds import Thresholds
-from telltale.consume.patterns import Patterns
 from telltale.domain.service import DomainSettings
+from telltale.settings import Patterns
 
 
 class AnalysisSettings(DomainSettings, Thresholds):

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from telltale.consume.patterns import Patterns
-from telltale.settings import IdentitySettings
+from telltale.settings import IdentitySettings, Patterns
 
 
 class WriterSettings(IdentitySettings):
