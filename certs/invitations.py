@@ -13,6 +13,7 @@ from certs.limits import InvitationLimit
 from certs.policy import InvitationPolicy
 from certs.profiles import Profile
 from telltale.api.mesh.v1 import authority_pb2
+from telltale.domain.cedar import Principal
 from telltale.errors import InvalidInput, TelltaleError
 from telltale.identity.trust import Trust
 from telltale.naming import SpiffeId
@@ -50,9 +51,9 @@ class Invitations:
         """A join token for the identity of the request, for an operator who may invite it."""
         inviter = caller().peer
         try:
-            await self._callers.authenticate(context)
+            known = await self._callers.authenticate(context)
             profile = self._wanted(request)
-            self._policy.require(inviter, profile, self._authority.mesh)
+            self._policy.require(Principal(inviter, known.groups), profile, self._authority.mesh)
             self._limit.invite()
         except TelltaleError as refused:
             _log.warning("invitation refused", by=str(inviter), peer=context.peer(), reason=str(refused))

@@ -2,10 +2,11 @@
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import jwt
 from cryptography import x509
@@ -122,7 +123,12 @@ class IssuingAuthority:
         return Credentials(key, self.issue(profile, key.public_key()))
 
     def issue_token(
-        self, subject: SpiffeId, thumbprint: bytes, audiences: Sequence[str], not_after: datetime
+        self,
+        subject: SpiffeId,
+        thumbprint: bytes,
+        audiences: Sequence[str],
+        not_after: datetime,
+        groups: Collection[str] = (),
     ) -> IssuedToken:
         """A token for one certificate. It ends with the certificate if not before."""
         if subject.trust_domain != self.trust_domain:
@@ -136,7 +142,7 @@ class IssuingAuthority:
             domain_of(audience, self.mesh)
         now = datetime.now(UTC).replace(microsecond=0)
         expires = min(now + min(self._token_life, LONGEST_LIFE), not_after)
-        claims = {
+        claims: dict[str, Any] = {
             "iss": self.trust_domain,
             "sub": str(subject),
             "aud": wanted,
@@ -145,6 +151,8 @@ class IssuingAuthority:
             "jti": secrets.token_urlsafe(12),
             "cnf": {"x5t#S256": confirmation(thumbprint)},
         }
+        if groups:
+            claims["groups"] = sorted(groups)
         text = jwt.encode(claims, self._token_key, algorithm=ALGORITHM, headers={"kid": self._token_key_id})
         return IssuedToken(text, expires)
 

@@ -26,7 +26,7 @@ class Decision:
 
 
 class Auditor(Protocol):
-    """Keeps record of decisions. Never waits and never raises: work goes on whatever becomes of the record."""
+    """Keeps record of decisions. Never waits and never raises: work goes on, whatever becomes of it."""
 
     def record(self, decision: Decision) -> None: ...
 

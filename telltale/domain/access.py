@@ -7,6 +7,7 @@ from grpc import aio
 from telltale.api.mesh.v1.access_pb2 import AccessDecision, Action, CheckRequest, CheckResponse
 from telltale.api.mesh.v1.access_pb2_grpc import AccessServicer
 from telltale.contract.product import Contract
+from telltale.domain.cedar import Principal
 from telltale.domain.policy import Policy
 from telltale.errors import InvalidInput, PermissionMissing
 from telltale.identity.tokens import TokenVerifier
@@ -32,33 +33,39 @@ class Access:
         self._contracts = contracts
         self.mesh = mesh
 
-    def allows(self, principal: SpiffeId, action: str, contract: Contract) -> bool:
+    def allows(self, principal: Principal, action: str, contract: Contract) -> bool:
         return self._policy.decide(principal, action, contract, self.mesh).allowed
 
     def require(self, action: str, contract: Contract) -> None:
         """Raises PermissionMissing unless the caller of the running call may."""
-        principal = caller().principal
+        principal = asking()
         if not self.allows(principal, action, contract):
             raise PermissionMissing(str(principal), action, contract.name)
 
-    def require_any(self, principal: SpiffeId, action: str) -> None:
+    def require_any(self, principal: Principal, action: str) -> None:
         """Raises PermissionMissing unless the principal may do it with at least one product."""
         if not any(self.allows(principal, action, contract) for contract in self._contracts.values()):
             raise PermissionMissing(str(principal), action, "any product of this domain")
 
-    def permitted(self, principal: SpiffeId, action: str) -> frozenset[str]:
+    def permitted(self, principal: Principal, action: str) -> frozenset[str]:
         """Names of the products with which the principal may."""
         return frozenset(
             contract.name for contract in self._contracts.values() if self.allows(principal, action, contract)
         )
 
-    def decide(self, principal: SpiffeId, action: Action, product: str) -> AccessDecision:
+    def decide(self, principal: Principal, action: Action, product: str) -> AccessDecision:
         contract = self._contracts.get(product)
         name = _ACTIONS.get(action)
         if contract is None or name is None:
             return AccessDecision(allowed=False, reason=f"{product} is no product of this domain")
         decision = self._policy.decide(principal, name, contract, self.mesh)
         return AccessDecision(allowed=decision.allowed, reason=decision.reason)
+
+
+def asking() -> Principal:
+    """Whose rights count in the running call."""
+    who = caller()
+    return Principal(who.principal, who.groups)
 
 
 class AccessService(AccessServicer):
@@ -77,7 +84,8 @@ class AccessService(AccessServicer):
         if len(request.queries) > _MAX_QUERIES:
             raise InvalidInput(f"a check has at most {_MAX_QUERIES} queries")
         # The forwarder has seen the certificate that the token is bound to; here it is on another wire.
-        principal = self._tokens.verify(request.token, None).subject
+        token = self._tokens.verify(request.token, None)
+        principal = Principal(token.subject, token.groups)
         return CheckResponse(
             decisions=[
                 self._access.decide(principal, query.action, query.product) for query in request.queries

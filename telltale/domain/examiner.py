@@ -8,6 +8,7 @@ from telltale.api.mesh.v1.batch_pb2 import Header, SealedBatch
 from telltale.api.mesh.v1.ingest_pb2 import PushRequest, RefusalReason
 from telltale.contract.product import Contract
 from telltale.domain.access import Access
+from telltale.domain.cedar import Principal
 from telltale.domain.log import Candidate
 from telltale.domain.payload import open_payload
 from telltale.domain.products import Products
@@ -69,7 +70,7 @@ class Examiner:
         self._verifier.verify(batch, now)
         present = self._products.contracts[header.product]
         action = "replay" if header.replay_run else "push"
-        if not self._access.allows(source, action, present):
+        if not self._access.allows(Principal(source), action, present):
             raise _not_permitted(source, action, header.product)
         check_owner(header, open_to_all=present.options.open_to_all_trust_domains, mesh=self._access.mesh)
         try:

@@ -7,15 +7,15 @@ from pathlib import Path
 from telltale import naming
 from telltale.api.mesh.v1.product_pb2 import Classification, Kind
 from telltale.contract.product import Contract
-from telltale.domain.cedar import Decision, Rules, entity, read_rules, workload
+from telltale.domain.cedar import Decision, Principal, Rules, entity, read_rules, workload
 from telltale.errors import InvalidInput
-from telltale.naming import SpiffeId
 
 ACTIONS = ("discover", "subscribe", "list", "push", "act", "replay")
 
 _SCHEMA = f"""
 entity Domain;
-entity Workload in [Domain] {{ trust_domain: String, domain: String, path: String }};
+entity Group;
+entity Workload in [Domain, Group] {{ trust_domain: String, domain: String, path: String }};
 entity Product in [Domain] {{ name: String, owner: String, kind: String, classification: String }};
 action {", ".join(ACTIONS)} appliesTo {{ principal: [Workload], resource: [Product] }};
 """
@@ -26,7 +26,7 @@ _MAX_CACHED = 8192
 class _Question:
     """All that a decision depends on."""
 
-    principal: SpiffeId
+    principal: Principal
     mesh: str
     action: str
     product: str
@@ -49,7 +49,7 @@ class Policy:
         """Reads a policy file."""
         return cls(read_rules(path), str(path))
 
-    def decide(self, principal: SpiffeId, action: str, contract: Contract, mesh: str) -> Decision:
+    def decide(self, principal: Principal, action: str, contract: Contract, mesh: str) -> Decision:
         """Whether the principal may do this with the product. `action` is one of ACTIONS."""
         if action not in ACTIONS:
             raise InvalidInput(f"{action!r} is no action; policies know {', '.join(ACTIONS)}")
@@ -68,7 +68,7 @@ class Policy:
 
     def _evaluate(self, question: _Question) -> Decision:
         try:
-            domain = naming.domain_of(question.principal.trust_domain, question.mesh)
+            domain = naming.domain_of(question.principal.spiffe_id.trust_domain, question.mesh)
         except InvalidInput as foreign:
             return Decision(False, str(foreign))
         product = {

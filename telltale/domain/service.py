@@ -21,7 +21,7 @@ from telltale.api.mesh.v1.stream_pb2 import ListRequest, SubscribeRequest, Watch
 from telltale.contract.image import Image, own_image
 from telltale.contract.product import Contract
 from telltale.contract.reflection import SymbolIndex, add_reflection
-from telltale.domain.access import Access, AccessService
+from telltale.domain.access import Access, AccessService, asking
 from telltale.domain.ingest import Ingest
 from telltale.domain.lease import keep_lease
 from telltale.domain.listing import Listings
@@ -33,7 +33,7 @@ from telltale.domain.subscribe import Subscriptions
 from telltale.identity.tokens import TokenVerifier
 from telltale.identity.workload import Workload
 from telltale.naming import SpiffeId
-from telltale.rpc.auth import Authenticator, caller
+from telltale.rpc.auth import Authenticator
 from telltale.rpc.server import serving
 from telltale.seal.verify import Verifier
 from telltale.settings import IdentitySettings
@@ -162,7 +162,7 @@ class _Visible:
         self._shown: dict[frozenset[str], SymbolIndex] = {}
 
     async def visible(self, context: "aio.ServicerContext[Any, Any]") -> SymbolIndex:
-        permitted = self._access.permitted(caller().principal, "discover")
+        permitted = self._access.permitted(asking(), "discover")
         # As many entries as the policy tells groups of callers apart.
         if permitted not in self._shown:
             services = [self._products.contracts[name].service for name in permitted]

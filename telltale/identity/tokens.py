@@ -13,15 +13,16 @@ import jwt
 
 from telltale.errors import InvalidInput, Unauthenticated
 from telltale.identity.trust import Trust
-from telltale.naming import SpiffeId
+from telltale.naming import SpiffeId, check_group
 
 ALGORITHM = "ES256"
 LONGEST_LIFE = timedelta(minutes=15)
 # Clocks of two machines may differ by this much before a fresh token looks like one of the future.
 _CLOCK_SKEW = timedelta(minutes=1)
 _REMEMBERED = 10_000
-# A token names one subject and at most 16 audiences; anything longer is none of ours.
+# A token names one subject, at most 16 audiences and 32 groups; anything longer is none of ours.
 _LARGEST = 8 * 1024
+MOST_GROUPS = 32
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Token:
 
     subject: SpiffeId
     expires: datetime
+    # Policy groups that the subject's authority says it belongs to.
+    groups: frozenset[str] = frozenset()
 
 
 def confirmation(thumbprint: bytes) -> str:
@@ -89,7 +92,7 @@ class TokenVerifier:
             raise Unauthenticated(
                 f"the token of {subject} is bound to another certificate; fetch one with the one in use"
             )
-        return Token(subject, datetime.fromtimestamp(expires, UTC))
+        return Token(subject, datetime.fromtimestamp(expires, UTC), _groups(claims))
 
     def _signed_claims(self, token: str) -> dict[str, Any]:
         """The claims of a token that its issuer signed for this audience and that has not expired."""
@@ -120,3 +123,15 @@ class TokenVerifier:
             ) from None
         except (jwt.PyJWTError, ValueError, TypeError) as refused:
             raise Unauthenticated(f"the token does not hold ({refused}); fetch a new one") from None
+
+
+def _groups(claims: dict[str, Any]) -> frozenset[str]:
+    groups = claims.get("groups", [])
+    try:
+        if not isinstance(groups, list) or len(groups) > MOST_GROUPS:
+            raise ValueError
+        return frozenset(check_group(group) for group in groups)
+    except (InvalidInput, TypeError, ValueError) as wrong:
+        raise Unauthenticated(
+            f"the token's `groups` are no list of at most {MOST_GROUPS} group names; fetch a new one"
+        ) from wrong

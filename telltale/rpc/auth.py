@@ -38,6 +38,8 @@ class Caller:
     expires: datetime
     # The peer's leaf in DER.
     peer_certificate: bytes
+    # Policy groups of the principal, by its own authority's word.
+    groups: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:
         return f"Caller({self.principal} by {self.peer} until {self.expires:%H:%M:%S})"
@@ -101,13 +103,13 @@ class Authenticator:
             )
         forwarded = _only(metadata, ON_BEHALF_OF)
         if forwarded is None:
-            return Caller(peer, peer, text, token.expires, certificate)
+            return Caller(peer, peer, text, token.expires, certificate, token.groups)
         if peer not in self._forwarders:
             raise Unauthenticated(f"{peer} may not speak for others; call without `{ON_BEHALF_OF}`")
         # The forwarder has checked on its own wire that this token belongs to the certificate of its caller.
         behalf = self._tokens.verify(forwarded.strip(), None)
         expires = min(token.expires, behalf.expires)
-        return Caller(behalf.subject, peer, forwarded.strip(), expires, certificate)
+        return Caller(behalf.subject, peer, forwarded.strip(), expires, certificate, behalf.groups)
 
 
 def _peer(context: Context, trust: Trust) -> tuple[bytes, SpiffeId]:

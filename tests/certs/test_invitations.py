@@ -14,6 +14,7 @@ from certs.policy import InvitationPolicy
 from certs.profiles import Profile
 from certs.serve import AuthorityAddress, AuthoritySettings, serving_authority
 from telltale.api.mesh.v1 import authority_pb2, authority_pb2_grpc
+from telltale.domain.cedar import Principal
 from telltale.errors import ConfigurationError, PermissionMissing
 from telltale.identity.dialling import dial
 from telltale.identity.enrolment import JoinToken
@@ -196,7 +197,7 @@ async def test_a_stranger_cannot_even_ask(running: Running) -> None:
 
 
 def test_an_empty_policy_permits_nothing() -> None:
-    alice = SpiffeId("operators.telltale.test", "/alice")
+    alice = Principal(SpiffeId("operators.telltale.test", "/alice"))
     web1 = Profile(SpiffeId("servers.telltale.test", "/agent/web1"))
     with pytest.raises(PermissionMissing, match="`invite`"):
         InvitationPolicy("").require(alice, web1, "telltale.test")

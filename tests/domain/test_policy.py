@@ -7,6 +7,7 @@ import pytest
 
 from telltale.contract.image import own_image
 from telltale.contract.product import Contract, contracts_in
+from telltale.domain.cedar import Principal
 from telltale.domain.policy import ACTIONS, Policy
 from telltale.errors import ConfigurationError, InvalidInput
 from telltale.naming import SpiffeId
@@ -16,8 +17,8 @@ SERVICES = Path(__file__).parents[2] / "services"
 READ = {"discover", "subscribe", "list"}
 
 
-def who(domain: str, path: str, mesh: str = MESH) -> SpiffeId:
-    return SpiffeId.parse(f"spiffe://{domain}.{mesh}{path}")
+def who(domain: str, path: str, mesh: str = MESH, groups: tuple[str, ...] = ()) -> Principal:
+    return Principal(SpiffeId.parse(f"spiffe://{domain}.{mesh}{path}"), frozenset(groups))
 
 
 def contracts(domain: str) -> tuple[Contract, ...]:
@@ -28,7 +29,7 @@ def policy(domain: str) -> Policy:
     return Policy.load(SERVICES / domain / "policy.cedar")
 
 
-def allowed(domain: str, principal: SpiffeId, contract: Contract) -> set[str]:
+def allowed(domain: str, principal: Principal, contract: Contract) -> set[str]:
     rules = policy(domain)
     return {action for action in ACTIONS if rules.decide(principal, action, contract, MESH).allowed}
 
@@ -45,9 +46,13 @@ def allowed(domain: str, principal: SpiffeId, contract: Contract) -> set[str]:
     ],
 )
 def test_every_reader_may_read_and_nobody_may_act_or_replay(
-    domain: str, principal: SpiffeId, may: set[str]
+    domain: str, principal: Principal, may: set[str]
 ) -> None:
-    pushes = {"push"} if domain == "platform" and principal.trust_domain != f"operators.{MESH}" else set()
+    pushes = (
+        {"push"}
+        if domain == "platform" and principal.spiffe_id.trust_domain != f"operators.{MESH}"
+        else set()
+    )
     for contract in contracts(domain):
         assert allowed(domain, principal, contract) == may | pushes, contract.name
 
@@ -147,3 +152,18 @@ def test_no_rule_names_a_product() -> None:
         rules = "".join(line for line in path.read_text().splitlines() if not line.lstrip().startswith("//"))
         assert "resource.name" not in rules
         assert not [name for name in names if name in rules], path
+
+
+def test_a_rule_may_speak_of_groups_and_only_those_in_the_group_get_what_it_permits() -> None:
+    rules = Policy(
+        """@id("on-call-reads") permit (principal in Group::"on-call", action == Action::"list", resource);"""
+    )
+    contract = contracts("servers")[0]
+    in_it, beside = (
+        who("operators", "/ada", groups=("on-call", "dev")),
+        who("operators", "/bob", groups=("dev",)),
+    )
+    assert rules.decide(in_it, "list", contract, MESH).allowed
+    assert not rules.decide(in_it, "subscribe", contract, MESH).allowed
+    assert not rules.decide(beside, "list", contract, MESH).allowed
+    assert not rules.decide(who("operators", "/ada"), "list", contract, MESH).allowed

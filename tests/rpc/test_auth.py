@@ -197,6 +197,10 @@ async def test_a_token_for_another_audience_is_refused(mesh: Mesh, echo: Echo) -
         ({"sub": "web1"}, "lacks"),
         ({"jti": None}, "does not hold"),
         ({"exp": None}, "does not hold"),
+        ({"groups": "root"}, "no list of at most 32 group names"),
+        ({"groups": ["Root!"]}, "no list of at most 32 group names"),
+        ({"groups": [7]}, "no list of at most 32 group names"),
+        ({"groups": [f"g{number}" for number in range(33)]}, "no list of at most 32 group names"),
     ],
 )
 async def test_a_token_with_wrong_claims_is_refused(
@@ -236,6 +240,19 @@ async def test_a_forwarder_speaks_for_its_caller(mesh: Mesh, echo: Echo) -> None
     }
     said = await echo.call(gateway, **metadata)
     assert said == "spiffe://servers.telltale.test/agent/web1 by spiffe://platform.telltale.test/gateway"
+
+
+async def test_a_callers_groups_are_those_of_its_own_token_also_behind_a_forwarder(
+    mesh: Mesh, echo: Echo
+) -> None:
+    gateway = mesh.workload("platform", "/gateway", groups=["fans"])
+    agent = mesh.workload("servers", "/agent/web1", groups=["on-call", "dev"])
+    said = await echo.call(agent, authorization=await bearer(agent, echo.audience))
+    assert said.endswith(" in dev, on-call")
+    own = await bearer(gateway, echo.audience)
+    forwarded = await agent.token(echo.audience)
+    said = await echo.call(gateway, authorization=own, telltale_on_behalf_of=forwarded)
+    assert said.endswith("by spiffe://platform.telltale.test/gateway in dev, on-call")
 
 
 async def test_nobody_but_a_forwarder_speaks_for_others(mesh: Mesh, echo: Echo) -> None:

@@ -31,7 +31,9 @@ ERRORS = {
 async def who(request: bytes, context: Any) -> bytes:
     if request in ERRORS:
         raise ERRORS[request]
-    return f"{caller().principal} by {caller().peer}".encode()
+    known = caller()
+    groups = f" in {', '.join(sorted(known.groups))}" if known.groups else ""
+    return f"{known.principal} by {known.peer}{groups}".encode()
 
 
 async def echo(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
