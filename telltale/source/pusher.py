@@ -54,6 +54,10 @@ class _Retry(Exception):
     """The stream has to be opened again."""
 
 
+class _Contested(_Retry):
+    """Another holder of this identity has begun later chains."""
+
+
 @dataclass
 class _Stream:
     """What one Push stream has sent and not yet heard of."""
@@ -116,9 +120,12 @@ class Pusher:
                 attempt = 0
                 continue
             except* (aio.AioRpcError, TelltaleError, _Retry, TimeoutError) as broken:
-                # Progress since the last attempt makes the next one an ordinary reconnect.
-                attempt = 0 if self.last_ack != before else attempt + 1
-                log.info("push interrupted", service=self._address, reason=_reason(broken))
+                # Progress since the last attempt makes the next one an ordinary reconnect. Two holders of one
+                # identity both make progress, in turns: they must not make turns as fast as they can.
+                contested = broken.subgroup(_Contested) is not None
+                attempt = 0 if self.last_ack != before and not contested else attempt + 1
+                level = log.warning if contested else log.info
+                level("push interrupted", service=self._address, reason=_reason(broken))
             finally:
                 self._spool.release()
             self._unreachable.set()
@@ -234,7 +241,8 @@ class Pusher:
                 return
             if refusal.reason == RefusalReason.REFUSAL_REASON_FUTURE:
                 await self._renew_if_clock_went_back(spooled)
-            raise _Retry(f"{spooled.product} {spooled.sequence}: {reason}: {refusal.detail}")
+            retry = _Contested if refusal.reason == RefusalReason.REFUSAL_REASON_FORK else _Retry
+            raise retry(f"{spooled.product} {spooled.sequence}: {reason}: {refusal.detail}")
         log.error(
             "batch refused",
             product=spooled.product,

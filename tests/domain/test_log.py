@@ -30,7 +30,7 @@ class Chain:
         self.sequence, self.previous = 0, b""
 
     def next(
-        self, change: Change | None = None, snapshot: Snapshot | None = None, skip: int = 0
+        self, change: Change | None = None, snapshot: Snapshot | None = None, skip: int = 0, sealed: int = 0
     ) -> Candidate:
         self.sequence += 1 + skip
         header = Header(
@@ -41,6 +41,7 @@ class Chain:
             previous_header_sha256=self.previous,
             snapshot=snapshot,
         )
+        header.sealed_time.FromSeconds(sealed)
         encoded = header.SerializeToString()
         self.previous = sha256(encoded)
         batch = SealedBatch(header=encoded, payload=b"payload").SerializeToString()
@@ -99,6 +100,19 @@ async def test_a_stale_epoch_is_refused_for_now(log: ProductLog) -> None:
     (refused,) = await log.append([Chain(epoch=4).next()])
     assert reason(refused) == RefusalReason.REFUSAL_REASON_STALE_EPOCH
     assert refused is not None and not refused.final
+
+
+async def test_an_older_chain_that_is_sealed_on_after_a_later_one_began_has_two_holders(
+    log: ProductLog,
+) -> None:
+    older, later = Chain(epoch=4), Chain(epoch=5)
+    await log.append([older.next(sealed=10), later.next(sealed=20), later.next(sealed=40)])
+    # What was on its way when the later chain began is stale and nothing else.
+    (late,) = await log.append([older.next(sealed=20)])
+    (contested,) = await log.append([older.next(sealed=21)])
+    assert reason(late) == RefusalReason.REFUSAL_REASON_STALE_EPOCH
+    assert reason(contested) == RefusalReason.REFUSAL_REASON_FORK
+    assert contested is not None and not contested.final and "two hosts use one identity" in contested.detail
 
 
 async def test_a_chain_goes_on_behind_a_refused_batch(log: ProductLog) -> None:
