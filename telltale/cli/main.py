@@ -252,6 +252,16 @@ def agent_join(
         command.run(state)
 
 
+@cli.command()
+@click.argument("place", metavar="DIR", type=click.Path(path_type=Path))
+@as_json
+def spool(place: Path, as_json: bool) -> None:
+    """Show what a source has sealed and nobody has acked yet, and what it gave up."""
+    from telltale.cli import spool as command
+
+    command.spool(place, as_json=as_json)
+
+
 @cli.group()
 def product() -> None:
     """Work on a data product's contract."""
