@@ -82,3 +82,61 @@ class CreateJoinTokenResponse(_message.Message):
     expire_time: _timestamp_pb2.Timestamp
     enrollment_address: str
     def __init__(self, token: _Optional[str] = ..., spiffe_id: _Optional[str] = ..., root_sha256: _Optional[bytes] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., enrollment_address: _Optional[str] = ...) -> None: ...
+
+class DistrustRequest(_message.Message):
+    __slots__ = ("spiffe_id", "since_time", "reason", "lift")
+    SPIFFE_ID_FIELD_NUMBER: _ClassVar[int]
+    SINCE_TIME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    LIFT_FIELD_NUMBER: _ClassVar[int]
+    spiffe_id: str
+    since_time: _timestamp_pb2.Timestamp
+    reason: str
+    lift: bool
+    def __init__(self, spiffe_id: _Optional[str] = ..., since_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ..., lift: _Optional[bool] = ...) -> None: ...
+
+class DistrustResponse(_message.Message):
+    __slots__ = ("entry",)
+    ENTRY_FIELD_NUMBER: _ClassVar[int]
+    entry: DistrustEntry
+    def __init__(self, entry: _Optional[_Union[DistrustEntry, _Mapping]] = ...) -> None: ...
+
+class WatchDistrustRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WatchDistrustResponse(_message.Message):
+    __slots__ = ("list",)
+    LIST_FIELD_NUMBER: _ClassVar[int]
+    list: SignedDistrustList
+    def __init__(self, list: _Optional[_Union[SignedDistrustList, _Mapping]] = ...) -> None: ...
+
+class SignedDistrustList(_message.Message):
+    __slots__ = ("statement", "entries")
+    STATEMENT_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    statement: str
+    entries: bytes
+    def __init__(self, statement: _Optional[str] = ..., entries: _Optional[bytes] = ...) -> None: ...
+
+class DistrustEntries(_message.Message):
+    __slots__ = ("entries",)
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    entries: _containers.RepeatedCompositeFieldContainer[DistrustEntry]
+    def __init__(self, entries: _Optional[_Iterable[_Union[DistrustEntry, _Mapping]]] = ...) -> None: ...
+
+class DistrustEntry(_message.Message):
+    __slots__ = ("spiffe_id", "since_time", "until_time", "reason", "by", "issue_time")
+    SPIFFE_ID_FIELD_NUMBER: _ClassVar[int]
+    SINCE_TIME_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_TIME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    ISSUE_TIME_FIELD_NUMBER: _ClassVar[int]
+    spiffe_id: str
+    since_time: _timestamp_pb2.Timestamp
+    until_time: _timestamp_pb2.Timestamp
+    reason: str
+    by: str
+    issue_time: _timestamp_pb2.Timestamp
+    def __init__(self, spiffe_id: _Optional[str] = ..., since_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., until_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ..., by: _Optional[str] = ..., issue_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...

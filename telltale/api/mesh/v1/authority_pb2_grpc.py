@@ -55,6 +55,16 @@ class AuthorityStub:
                 request_serializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.CreateJoinTokenRequest.SerializeToString,
                 response_deserializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.CreateJoinTokenResponse.FromString,
                 _registered_method=True)
+        self.Distrust = channel.unary_unary(
+                '/telltale.api.mesh.v1.Authority/Distrust',
+                request_serializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.DistrustRequest.SerializeToString,
+                response_deserializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.DistrustResponse.FromString,
+                _registered_method=True)
+        self.WatchDistrust = channel.unary_stream(
+                '/telltale.api.mesh.v1.Authority/WatchDistrust',
+                request_serializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.WatchDistrustRequest.SerializeToString,
+                response_deserializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.WatchDistrustResponse.FromString,
+                _registered_method=True)
 
 
 class AuthorityServicer:
@@ -99,6 +109,26 @@ class AuthorityServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Distrust(self, request, context):
+        """Says that an identity of this trust domain is not to be believed, or lifts that. The caller shows a
+        certificate and a token as for CreateJoinToken, and needs `distrust` on the kind of the identity.
+        UNAUTHENTICATED without such a token; PERMISSION_DENIED without the permission; INVALID_ARGUMENT
+        when the identity is not of this trust domain or the time lies ahead; FAILED_PRECONDITION when there
+        is nothing to lift; RESOURCE_EXHAUSTED when too many are distrusted, or too many at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchDistrust(self, request, context):
+        """Streams whom the trust domains of the mesh distrust: first every list that this authority knows, its
+        own the last of them, then each list again whenever it was signed anew. Any certificate of the mesh
+        will do. A list is believed for its signature, never for who passes it on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuthorityServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -121,6 +151,16 @@ def add_AuthorityServicer_to_server(servicer, server):
                     servicer.CreateJoinToken,
                     request_deserializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.CreateJoinTokenRequest.FromString,
                     response_serializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.CreateJoinTokenResponse.SerializeToString,
+            ),
+            'Distrust': grpc.unary_unary_rpc_method_handler(
+                    servicer.Distrust,
+                    request_deserializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.DistrustRequest.FromString,
+                    response_serializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.DistrustResponse.SerializeToString,
+            ),
+            'WatchDistrust': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchDistrust,
+                    request_deserializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.WatchDistrustRequest.FromString,
+                    response_serializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.WatchDistrustResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -232,6 +272,60 @@ class Authority:
             '/telltale.api.mesh.v1.Authority/CreateJoinToken',
             telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.CreateJoinTokenRequest.SerializeToString,
             telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.CreateJoinTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Distrust(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/telltale.api.mesh.v1.Authority/Distrust',
+            telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.DistrustRequest.SerializeToString,
+            telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.DistrustResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchDistrust(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/telltale.api.mesh.v1.Authority/WatchDistrust',
+            telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.WatchDistrustRequest.SerializeToString,
+            telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.WatchDistrustResponse.FromString,
             options,
             channel_credentials,
             insecure,
