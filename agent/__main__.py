@@ -45,7 +45,8 @@ async def run(
 async def _collect(
     settings: AgentSettings, collectors: Iterable[CollectorFactory], image: Image | None
 ) -> None:
-    async with Workload.open(settings) as me:
+    # It believes nobody: it takes no calls and reads no batches.
+    async with Workload.open(settings, follows=False) as me:
         trust_domain = me.spiffe_id.trust_domain
         image = image or own_image(domain_of(trust_domain, settings.mesh))
         spool = SourceSettings(

@@ -70,6 +70,8 @@ def _check(batch: SealedBatch, verifier: Verifier, products: tuple[str, ...], no
         signed = True
     except BatchRefused as wrong:
         refused = wrong
+        # Said only of what holds in every other way: it has its place in the chain.
+        signed = wrong.reason == RefusalReason.REFUSAL_REASON_DISTRUSTED
     return Checked(batch, header, position, received_time, refused, signed)
 
 

@@ -103,6 +103,8 @@ class Holding:
             return item
         if not item.signed:
             return _delivered(item, None, None, item.refused)
+        if item.refused is not None:
+            return self._placed(item, None, None, item.refused)
         digest = item.header.schema_sha256
         schema = self._schemas.known(digest)
         if schema is not None:

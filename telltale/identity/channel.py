@@ -20,8 +20,13 @@ class RenewingChannel(grpc.aio.Channel):
     """Looks at each call whether the credentials are still the ones that it was made with."""
 
     def __init__(
-        self, credentials: Callable[[], Credentials], make: Callable[[Credentials], grpc.aio.Channel]
+        self,
+        credentials: Callable[[], Credentials],
+        make: Callable[[Credentials], grpc.aio.Channel],
+        check: Callable[[], None] = lambda: None,
     ) -> None:
+        # check: raises when no call may be made.
+        self._check = check
         self._credentials = credentials
         self._make = make
         self._shown = credentials()
@@ -31,6 +36,7 @@ class RenewingChannel(grpc.aio.Channel):
 
     def current(self) -> grpc.aio.Channel:
         """The channel for the next call."""
+        self._check()
         credentials = self._credentials()
         if credentials is not self._shown and not self._closed:
             fresh = self._make(credentials)

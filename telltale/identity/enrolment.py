@@ -128,7 +128,7 @@ class AuthorityClient:
                 f"the authority of {expected} answered with no certificate for this key"
             ) from broken
         leaf, *issuers = credentials.certificates
-        issued = self._trust.identify(leaf, issuers, datetime.now(UTC))
+        issued = self._trust.identify_peer(leaf, issuers)
         if issued != expected:
             raise Unauthenticated(f"the authority issued a certificate for {issued} instead of {expected}")
         return credentials

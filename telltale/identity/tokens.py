@@ -16,6 +16,8 @@ from telltale.identity.trust import Trust
 from telltale.naming import SpiffeId, check_group
 
 ALGORITHM = "ES256"
+# Of what is signed with the same key, such as a list of distrust, only tokens have it.
+_TYPE = "JWT"
 LONGEST_LIFE = timedelta(minutes=15)
 # Clocks of two machines may differ by this much before a fresh token looks like one of the future.
 _CLOCK_SKEW = timedelta(minutes=1)
@@ -30,6 +32,7 @@ class Token:
     """What a verified token says."""
 
     subject: SpiffeId
+    issued: datetime
     expires: datetime
     # Policy groups that the subject's authority says it belongs to.
     groups: frozenset[str] = frozenset()
@@ -55,12 +58,13 @@ class TokenVerifier:
         known = self._verified.get(key)
         if known is not None and known.expires.timestamp() > time.time():
             self._verified.move_to_end(key)
-            return known
-        verified = self._verify(token, thumbprint)
-        self._verified[key] = verified
-        if len(self._verified) > _REMEMBERED:
-            self._verified.popitem(last=False)
-        return verified
+        else:
+            known = self._verified[key] = self._verify(token, thumbprint)
+            if len(self._verified) > _REMEMBERED:
+                self._verified.popitem(last=False)
+        # What was verified stays so; whether its subject is still believed is asked each time.
+        self._trust.distrust.require(known.subject, known.issued)
+        return known
 
     def _verify(self, token: str, thumbprint: bytes | None) -> Token:
         if len(token) > _LARGEST:
@@ -92,7 +96,12 @@ class TokenVerifier:
             raise Unauthenticated(
                 f"the token of {subject} is bound to another certificate; fetch one with the one in use"
             )
-        return Token(subject, datetime.fromtimestamp(expires, UTC), _groups(claims))
+        return Token(
+            subject,
+            datetime.fromtimestamp(issued, UTC),
+            datetime.fromtimestamp(expires, UTC),
+            _groups(claims),
+        )
 
     def _signed_claims(self, token: str) -> dict[str, Any]:
         """The claims of a token that its issuer signed for this audience and that has not expired."""
@@ -114,6 +123,8 @@ class TokenVerifier:
                 # `iat` is checked with the lifetime, with room for skewed clocks.
                 options={"require": ["iss", "sub", "aud", "iat", "exp", "jti"], "verify_iat": False},
             )
+            if header.get("typ") != _TYPE:
+                raise Unauthenticated("this is signed, but no token; fetch one from your authority")
             return claims
         except jwt.ExpiredSignatureError:
             raise Unauthenticated("the token expired; fetch a new one from your authority") from None

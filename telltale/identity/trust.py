@@ -5,7 +5,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import jwt
@@ -16,6 +16,7 @@ from OpenSSL import crypto
 
 from telltale.errors import ConfigurationError, InvalidInput, Unauthenticated
 from telltale.identity.credentials import spiffe_id_of
+from telltale.identity.distrust import Distrust
 from telltale.identity.keys import thumbprint
 from telltale.naming import SpiffeId, domain_of
 
@@ -34,6 +35,8 @@ class _Proven:
     spiffe_id: SpiffeId
     not_before: datetime
     not_after: datetime
+    # When the leaf was issued.
+    issued: datetime
 
 
 class Trust:
@@ -44,6 +47,8 @@ class Trust:
     ) -> None:
         self.mesh = mesh
         self.root_pem = root_pem
+        # What the authorities of the mesh said since; see `following`.
+        self.distrust = Distrust()
         self._token_keys = dict(token_keys or {})
         try:
             self._roots = x509.load_pem_x509_certificates(root_pem)
@@ -88,19 +93,29 @@ class Trust:
 
         Raises Unauthenticated when the chain does not lead to the root, breaks the name
         constraints of its issuer, was not valid at `at`, or names not exactly one SPIFFE ID.
+        Whether the identity is distrusted is another question: see `identify_peer`.
         """
+        return self._proven_at(leaf_der, intermediates, at).spiffe_id
+
+    def identify_peer(self, leaf_der: bytes, intermediates: Sequence[bytes]) -> SpiffeId:
+        """Whose certificate this is, now; raises Unauthenticated as well when its owner is distrusted."""
+        proven = self._proven_at(leaf_der, intermediates, datetime.now(UTC))
+        self.distrust.require(proven.spiffe_id, proven.issued)
+        return proven.spiffe_id
+
+    def _proven_at(self, leaf_der: bytes, intermediates: Sequence[bytes], at: datetime) -> _Proven:
         identity = thumbprint(b"".join(thumbprint(der) for der in (leaf_der, *intermediates)))
         with self._lock:
             proven = self._proven.get(identity)
             if proven is not None and proven.not_before <= at <= proven.not_after:
                 self._proven.move_to_end(identity)
-                return proven.spiffe_id
+                return proven
         proven = self._prove(leaf_der, intermediates, at)
         with self._lock:
             self._proven[identity] = proven
             if len(self._proven) > _REMEMBERED_CHAINS:
                 self._proven.popitem(last=False)
-        return proven.spiffe_id
+        return proven
 
     def vouches_for(self, authority: x509.Certificate) -> bool:
         """Whether a root has signed this certificate of an authority, at whatever time."""
@@ -149,6 +164,7 @@ class Trust:
             spiffe_id,
             max(certificate.not_valid_before_utc for certificate in chain),
             min(certificate.not_valid_after_utc for certificate in chain),
+            leaf.not_valid_before_utc,
         )
 
 

@@ -18,6 +18,7 @@ from telltale.identity.channel import RenewingChannel
 from telltale.identity.credentials import Credentials
 from telltale.identity.dialling import backoff, dial
 from telltale.identity.enrolment import AuthorityClient, IssuedToken, Issuer
+from telltale.identity.following import following
 from telltale.identity.joining import Enrolment
 from telltale.identity.trust import Trust
 from telltale.naming import SpiffeId
@@ -40,13 +41,20 @@ class Workload:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, settings: IdentitySettings) -> "AsyncIterator[Workload]":
-        """Loads the identity from the state directory or enrols with the join token, and keeps it alive."""
+    async def open(cls, settings: IdentitySettings, *, follows: bool = True) -> "AsyncIterator[Workload]":
+        """Loads the identity from the state directory or enrols with the join token, and keeps it alive.
+
+        follows: whether it hears whom the mesh distrusts. Everybody does who believes others in anything.
+        """
         trust = await asyncio.to_thread(Trust.load, settings.trust, settings.mesh)
         authority = AuthorityClient(trust, settings.authority, settings.enrollment)
         enrolment = Enrolment(settings, authority)
         me = cls(await enrolment.credentials(), trust, authority)
-        async with me.renewing(settings.state, enrolment):
+        async with contextlib.AsyncExitStack() as life:
+            await life.enter_async_context(me.renewing(settings.state, enrolment))
+            if follows:
+                own = {me.spiffe_id.trust_domain: settings.authority}
+                await life.enter_async_context(following(trust, own, me.channel, settings.state))
             yield me
 
     @property
@@ -73,10 +81,23 @@ class Workload:
                 return text
 
     def channel(self, address: str, server_name: str) -> grpc.aio.Channel:
-        """A channel to the server that proves `server_name`; each call shows the present certificate."""
+        """A channel to the server that proves `server_name`; each call shows the present certificate.
+
+        A call raises Unavailable while the identity that the server would have is distrusted.
+        """
+        service, _, trust_domain = server_name.partition(".")
+        server = SpiffeId(trust_domain, f"/{service}")
+
+        def check() -> None:
+            # gRPC does not show a client the server's certificate, so the name alone decides.
+            word = self.trust.distrust.name(server)
+            if word is not None:
+                raise Unavailable(f"{word}: it is not called until that is lifted")
+
         return RenewingChannel(
             lambda: self._credentials,
             lambda credentials: dial(address, server_name, self.trust.root_pem, credentials),
+            check,
         )
 
     def server_credentials(self, *, require_client: bool = True) -> grpc.ServerCredentials:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -122,7 +122,7 @@ def _peer(context: Context, trust: Trust) -> tuple[bytes, SpiffeId]:
         raise Unauthenticated("no client certificate; connect with the one of your identity")
     # OpenSSL's habit decides whether the chain repeats the leaf.
     issuers = tuple(der for der in _der(_first(seen.get("x509_pem_cert_chain", ()))) if der != leaf[0])
-    return leaf[0], trust.identify(leaf[0], issuers, datetime.now(UTC))
+    return leaf[0], trust.identify_peer(leaf[0], issuers)
 
 
 # The same few peers call again and again.

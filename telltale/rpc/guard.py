@@ -41,7 +41,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
 
     def __init__(self, authenticator: CallAuthenticator | None) -> None:
         self.authenticator = authenticator
-        self._streams: set[_Deadline] = set()
+        self._streams: set[_Call] = set()
         self._methods: set[str] = set()
 
     async def intercept_service(  # type: ignore[override]  # None is UNIMPLEMENTED; the stubs do not say
@@ -57,7 +57,17 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
     def end_streams(self) -> None:
         """Tells every streaming handler to return, so that the server can stop without waiting for them."""
         for stream in tuple(self._streams):
-            stream.end(Unavailable("the server is stopping; resume from the cursor"))
+            stream.deadline.end(Unavailable("the server is stopping; resume from the cursor"))
+
+    async def reconsider(self) -> None:
+        """Ends the streams of those who would no longer be admitted, such as who was distrusted meanwhile."""
+        if self.authenticator is None:
+            return
+        for stream in tuple(self._streams):
+            try:
+                await self.authenticator.authenticate(stream.context)
+            except Unauthenticated as refused:
+                stream.deadline.end(refused)
 
     def label(self, method: str) -> str:
         """The method as metrics name it."""
@@ -173,19 +183,19 @@ class _Call:
     def __init__(self, guard: Guard, method: str, context: Context) -> None:
         self._guard = guard
         self._method = method
-        self._context = context
+        self.context = context
         self.deadline = _Deadline()
 
     async def admit(self, *, stream: bool) -> None:
         """Finds out who calls, and when a stream of theirs has to end."""
         if self._guard.authenticator is not None and self._method != HEALTH_CHECK:
-            known = await self._guard.authenticator.authenticate(self._context)
+            known = await self._guard.authenticator.authenticate(self.context)
             set_caller(known)
             if stream:
                 left = (known.expires - datetime.now(UTC)).total_seconds()
                 self.deadline.end(Unauthenticated("token expired, resume from cursor"), max(0.0, left))
         if stream:
-            self._guard._streams.add(self.deadline)
+            self._guard._streams.add(self)
 
     async def __aenter__(self) -> "_Call":
         return self
@@ -193,22 +203,22 @@ class _Call:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        self._guard._streams.discard(self.deadline)
+        self._guard._streams.discard(self)
         code = self._outcome(error)
         _calls.add(1, {"rpc.method": self._guard.label(self._method), "rpc.response.status_code": code.name})
         if isinstance(error, TelltaleError) and code is not grpc.StatusCode.INTERNAL:
-            await self._context.abort(code, str(error))
+            await self.context.abort(code, str(error))
         if isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
             if code is grpc.StatusCode.CANCELLED:
                 return True
             if code is grpc.StatusCode.UNIMPLEMENTED:
-                await self._context.abort(code, f"{self._method} is not served here")
+                await self.context.abort(code, f"{self._method} is not served here")
             await self._fail(error)
         return False
 
     def _outcome(self, error: BaseException | None) -> grpc.StatusCode:
         if error is None or isinstance(error, grpc.aio.AbortError):
-            said: Any = self._context.code()
+            said: Any = self.context.code()
             if isinstance(said, grpc.StatusCode):
                 return said
             return _STATUS.get(said or 0, grpc.StatusCode.UNKNOWN)
@@ -219,14 +229,14 @@ class _Call:
             return grpc.StatusCode.UNIMPLEMENTED
         # A write to a peer that has gone fails in several ways; none of them is an error of ours.
         broken_wire = isinstance(error, grpc.aio.InternalError)
-        gone = broken_wire or self._context.cancelled() or not isinstance(error, Exception)
+        gone = broken_wire or self.context.cancelled() or not isinstance(error, Exception)
         return grpc.StatusCode.CANCELLED if gone else grpc.StatusCode.INTERNAL
 
     async def _fail(self, error: Exception) -> None:
         """Tells the caller nothing but where to look: what failed is for the log."""
         incident = secrets.token_hex(6)
         _log.error("call failed", method=self._method, incident=incident, exc_info=error)
-        await self._context.abort(
+        await self.context.abort(
             grpc.StatusCode.INTERNAL,
             f"internal error; its traceback is in the server's log as incident {incident}",
         )

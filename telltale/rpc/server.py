@@ -1,7 +1,9 @@
 """A server of the mesh: mTLS 1.3, limits, keepalive, health, and a guard around every handler."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from typing import Never
 
 import grpc.aio
 import structlog
@@ -9,6 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from telltale.errors import ConfigurationError
 from telltale.identity.dialling import LARGEST_MESSAGE, LARGEST_METADATA
+from telltale.identity.distrust import Distrust
 from telltale.identity.tokens import LONGEST_LIFE
 from telltale.identity.workload import Workload
 from telltale.rpc.auth import CallAuthenticator
@@ -71,11 +74,23 @@ async def serving(
             f"cannot listen on {listen}: the address is taken or not of this host"
         ) from refused
     await server.start()
+    heeding = asyncio.create_task(_heed(me.trust.distrust, guard), name="distrust")
     try:
         await state.set("", health_pb2.HealthCheckResponse.SERVING)
         _log.info("serving", spiffe_id=str(me.spiffe_id), listen=listen, port=port)
         yield port
     finally:
+        heeding.cancel()
+        await asyncio.gather(heeding, return_exceptions=True)
         await state.enter_graceful_shutdown()
         guard.end_streams()
         await server.stop(grace)
+
+
+async def _heed(distrust: Distrust, guard: Guard) -> Never:
+    """Ends the streams of whoever is distrusted while they run; new calls are refused by themselves."""
+    with distrust.listening() as changed:
+        while True:
+            await changed.wait()
+            changed.clear()
+            await guard.reconsider()

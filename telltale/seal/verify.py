@@ -1,7 +1,7 @@
 """Verifies sealed batches against the verifier's own trust bundle, never against what a stream says.
 
 A batch holds when its signer's chain was valid at the sealed time, the signer's one SPIFFE ID is the
-batch's source, and the signature and the payload's digest fit.
+batch's source, the signature and the payload's digest fit, and the source is not distrusted for that time.
 """
 
 from collections import OrderedDict
@@ -50,6 +50,8 @@ class _Signer:
     certificates: tuple[bytes, ...]
     not_before: datetime
     not_after: datetime
+    # When the leaf was issued.
+    issued: datetime
 
 
 def open_header(batch: SealedBatch) -> Header:
@@ -154,6 +156,10 @@ class Verifier:
             raise _signature("the signature does not fit the header") from None
         if sha256(batch.payload) != header.payload_sha256:
             raise _signature("the payload is not the one that was signed")
+        # Last: that a batch is distrusted says that it holds in every other way.
+        word = self._trust.distrust.at(signer.spiffe_id, sealed_time, signer.issued)
+        if word is not None:
+            raise BatchRefused(RefusalReason.REFUSAL_REASON_DISTRUSTED, str(word))
         return header
 
     def certificates_of(self, header: Header) -> tuple[bytes, ...]:
@@ -186,6 +192,7 @@ class Verifier:
             (der, *encoded),
             max(certificate.not_valid_before_utc for certificate in chain),
             min(certificate.not_valid_after_utc for certificate in chain),
+            leaf.not_valid_before_utc,
         )
         self._signers[thumbprint] = signer
         while len(self._signers) > _MAX_CERTIFICATES:
