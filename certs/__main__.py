@@ -6,12 +6,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from certs.distrusts import CONSOLE, Distrusts
 from certs.home import Home
 from certs.issuing import IssuingAuthority
 from certs.ledger import Ledger, NewJoinToken
 from certs.profiles import Profile
 from certs.serve import AuthoritySettings, serve
 from telltale.errors import InvalidInput, TelltaleError
+from telltale.identity.distrust_lists import moment
 from telltale.naming import SpiffeId
 from telltale.process import run
 from telltale.settings import describe
@@ -28,6 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
                 _join_token(options)
             case "join-tokens":
                 _join_tokens(options)
+            case "distrust":
+                _distrust(options)
             case "serve":
                 settings = AuthoritySettings.read()
                 run(lambda stopping: serve(settings, stopping))
@@ -62,6 +66,15 @@ def _parser() -> argparse.ArgumentParser:
         help="read `domain path [server name ...]` line by line; print a join token for each",
     )
     several.add_argument("--home", type=Path, required=True, help="the directory of `init`")
+
+    distrust = commands.add_parser(
+        "distrust", help="say here, where the key lies, that an identity is not to be believed, or lift that"
+    )
+    distrust.add_argument("spiffe_id", metavar="SPIFFE-ID", help="whom")
+    distrust.add_argument("--home", type=Path, required=True, help="the directory of `init`")
+    distrust.add_argument("--since", help="since when: a time, or a span such as 2h; now if not said")
+    distrust.add_argument("--reason", default="", help="why, for everybody in the mesh to read")
+    distrust.add_argument("--lift", action="store_true", help="believe it again, with keys that are new")
 
     commands.add_parser(
         "serve",
@@ -110,6 +123,21 @@ def _join_tokens(options: argparse.Namespace) -> None:
                 print(_grant(home, domain, path, dns)[1].token)
             case _:
                 raise InvalidInput(f"{line.strip()!r} is not of the form `domain path [server name ...]`")
+
+
+def _distrust(options: argparse.Namespace) -> None:
+    home = Home(options.home)
+    spiffe_id = SpiffeId.parse(options.spiffe_id)
+    label = spiffe_id.trust_domain.partition(".")[0].replace("-", "_")
+    authority = IssuingAuthority.load(home.authority(label))
+    words = Distrusts(Ledger(home.authority(label)).connection, authority.trust_domain)
+    if options.lift:
+        entry = words.lift(spiffe_id)
+        print(f"{entry.spiffe_id} is believed again with keys enrolled since {entry.until:%H:%M:%S} UTC")
+        return
+    since = None if options.since is None else moment(options.since)
+    entry = words.distrust(spiffe_id, since, options.reason, CONSOLE)
+    print(f"{entry}; a running authority tells it within a second")
 
 
 def _grant(home: Home, domain: str, path: str, dns: Sequence[str]) -> tuple[Profile, NewJoinToken]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -85,10 +85,17 @@ class IssuingAuthority:
         """By which a newcomer knows this mesh."""
         return hashlib.sha256(self.roots[0]).digest()
 
-    def issue(self, profile: Profile, public_key: ec.EllipticCurvePublicKey) -> tuple[bytes, ...]:
-        """A leaf for this identity and its issuer, in DER. Raises InvalidInput for a foreign name."""
+    def issue(
+        self, profile: Profile, public_key: ec.EllipticCurvePublicKey, begins: datetime | None = None
+    ) -> tuple[bytes, ...]:
+        """A leaf for this identity and its issuer, in DER. Raises InvalidInput for a foreign name.
+
+        begins: before which the leaf must not seem to be issued.
+        """
         self.check(profile)
-        leaf = leaf_certificate(profile, public_key, self._issuing, self._issuing_key, self._leaf_life)
+        leaf = leaf_certificate(
+            profile, public_key, self._issuing, self._issuing_key, self._leaf_life, begins
+        )
         return (leaf.public_bytes(Encoding.DER), self._issuing.public_bytes(Encoding.DER))
 
     def check_newcomer(self, profile: Profile) -> None:
@@ -155,6 +162,11 @@ class IssuingAuthority:
             claims["groups"] = sorted(groups)
         text = jwt.encode(claims, self._token_key, algorithm=ALGORITHM, headers={"kid": self._token_key_id})
         return IssuedToken(text, expires)
+
+    def sign(self, claims: Mapping[str, Any], kind: str) -> str:
+        """A JWS of the token key; `kind` is its `typ`, which tells it from tokens."""
+        headers = {"kid": self._token_key_id, "typ": kind}
+        return jwt.encode(dict(claims), self._token_key, algorithm=ALGORITHM, headers=headers)
 
 
 class OwnIssuer:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from certs import distrusts
 from certs.profiles import Profile
-from telltale.errors import Unauthenticated
+from telltale.errors import Precondition, Unauthenticated
 from telltale.identity.enrolment import JoinToken
 from telltale.naming import SpiffeId
 
@@ -32,6 +33,8 @@ CREATE TABLE IF NOT EXISTS join_token (
     issuer BLOB
 ) STRICT, WITHOUT ROWID;
 """
+# Issues a leaf and names its issuer, in DER; the leaf begins at that time or later.
+Issue = Callable[[Profile, datetime | None], tuple[bytes, ...]]
 
 
 @dataclass(frozen=True)
@@ -49,15 +52,20 @@ class Ledger:
         self._path = directory / STATE
         if not self._path.exists():
             self._path.touch(mode=0o600)
-        with self._connection() as connection:
-            connection.execute(_SCHEMA)
+        with self.connection() as connection:
+            connection.executescript(_SCHEMA + distrusts.SCHEMA)
 
     def grant(self, profile: Profile, life: timedelta = JOIN_TOKEN_LIFE) -> NewJoinToken:
-        """Makes a join token for one identity."""
+        """Makes a join token for one identity; raises Precondition while that is distrusted."""
         token = JoinToken(secrets.token_urlsafe(32), profile.spiffe_id)
         # In whole seconds, as it will be shown.
         expires = datetime.now(UTC).replace(microsecond=0) + life
-        with self._connection() as connection:
+        with self.connection() as connection:
+            word = distrusts.word(connection, profile.spiffe_id)
+            if word is not None:
+                raise Precondition(
+                    f"{word}; lift that with `telltale distrust {profile.spiffe_id} --lift` first"
+                )
             connection.execute(
                 "DELETE FROM join_token WHERE expire_time < ?", (time.time() - _KEPT.total_seconds(),)
             )
@@ -73,11 +81,12 @@ class Ledger:
             )
         return NewJoinToken(token, expires)
 
-    def redeem(
-        self, token: str, key_sha256: bytes, issue: Callable[[Profile], tuple[bytes, ...]]
-    ) -> tuple[bytes, ...]:
-        """The certificates for a join token. The first key takes it; the same key gets its own again."""
-        with self._connection() as connection:
+    def redeem(self, token: str, key_sha256: bytes, issue: Issue) -> tuple[bytes, ...]:
+        """The certificates for a join token. The first key takes it; the same key gets its own again.
+
+        Raises Unauthenticated for any other, and while the identity is distrusted.
+        """
+        with self.connection() as connection:
             # The lock is taken before the row is read: of two keys at once only one can win.
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -93,7 +102,7 @@ class Ledger:
         connection: sqlite3.Connection,
         token_sha256: bytes,
         key_sha256: bytes,
-        issue: Callable[[Profile], tuple[bytes, ...]],
+        issue: Issue,
     ) -> tuple[bytes, ...]:
         row = connection.execute(
             "SELECT spiffe_id, dns_names, expire_time, key_sha256, leaf, issuer FROM join_token "
@@ -103,6 +112,10 @@ class Ledger:
         if row is None:
             raise Unauthenticated("this join token is unknown here; ask for a new one")
         spiffe_id, dns_names, expire_time, used_by, leaf, issuer = row
+        identity = SpiffeId.parse(spiffe_id)
+        word = distrusts.word(connection, identity)
+        if word is not None:
+            raise Unauthenticated(f"{word}; nobody joins under this name until an operator lifts that")
         if used_by is not None:
             if used_by != key_sha256:
                 raise Unauthenticated(
@@ -111,7 +124,8 @@ class Ledger:
             return (leaf, issuer)
         if expire_time <= time.time():
             raise Unauthenticated("this join token has expired; ask for a new one")
-        leaf, issuer = issue(Profile(SpiffeId.parse(spiffe_id), tuple(json.loads(dns_names))))
+        begins = distrusts.lifted(connection, identity)
+        leaf, issuer = issue(Profile(identity, tuple(json.loads(dns_names))), begins)
         connection.execute(
             "UPDATE join_token SET key_sha256 = ?, leaf = ?, issuer = ? WHERE token_sha256 = ?",
             (key_sha256, leaf, issuer, token_sha256),
@@ -119,7 +133,8 @@ class Ledger:
         return (leaf, issuer)
 
     @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
+    def connection(self) -> Iterator[sqlite3.Connection]:
+        """A connection to the authority's state."""
         # Joining is rare: a connection for each needs neither a pool nor a thread of its own.
         with closing(sqlite3.connect(self._path, timeout=10, isolation_level=None)) as connection:
             yield connection

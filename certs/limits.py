@@ -30,7 +30,7 @@ class Bucket:
 
 
 class InvitationLimit:
-    """Counts the join tokens that one authority makes over the wire: a stolen operator makes no flood."""
+    """Counts what one authority does for operators over the wire: a stolen one makes no flood."""
 
     def __init__(self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -39,7 +39,9 @@ class InvitationLimit:
     def invite(self) -> None:
         """Counts one; raises LimitExceeded."""
         if not self._bucket.take(self._clock()):
-            raise LimitExceeded("invitations", "too many join tokens at once; try again in a minute")
+            raise LimitExceeded(
+                "invitations", "too many requests of operators at once; try again in a minute"
+            )
 
 
 class KnockLimit:

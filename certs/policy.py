@@ -1,4 +1,4 @@
-"""An authority's own policy: who may ask for a join token, for which kind of identity."""
+"""An authority's own policy: who may ask for a join token, and whom who may distrust, by kind of identity."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from telltale.naming import SpiffeId, domain_of
 
 DEFAULT = Path(__file__).with_name("policy.cedar")
 INVITE = "invite"
+DISTRUST = "distrust"
 
 _SCHEMA = f"""
 entity Domain;
@@ -16,6 +17,7 @@ entity Group;
 entity Workload in [Domain, Group] {{ trust_domain: String, domain: String, path: String }};
 entity Kind in [Domain];
 action {INVITE} appliesTo {{ principal: [Workload], resource: [Kind], context: {{ serves: Bool }} }};
+action {DISTRUST} appliesTo {{ principal: [Workload], resource: [Kind] }};
 """
 
 
@@ -46,6 +48,21 @@ class InvitationPolicy:
             raise PermissionMissing(
                 str(principal), INVITE, f"identities of kind `{kind}`{names} of {trust_domain}"
             )
+
+    def require_distrust(self, principal: Principal, spiffe_id: SpiffeId, mesh: str) -> str:
+        """The rules that permit the principal to distrust such an identity; raises PermissionMissing."""
+        kind = kind_of(spiffe_id)
+        decision = self._rules.decide(
+            DISTRUST,
+            workload(principal, domain_of(principal.spiffe_id.trust_domain, mesh)),
+            entity("Kind", kind, domain_of(spiffe_id.trust_domain, mesh), {}),
+            missing="no rule permits it",
+        )
+        if not decision.allowed:
+            raise PermissionMissing(
+                str(principal), DISTRUST, f"identities of kind `{kind}` of {spiffe_id.trust_domain}"
+            )
+        return decision.reason
 
 
 def kind_of(spiffe_id: SpiffeId) -> str:

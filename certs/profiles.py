@@ -74,8 +74,12 @@ def leaf_certificate(
     issuer: x509.Certificate,
     issuer_key: ec.EllipticCurvePrivateKey,
     life: timedelta,
+    begins: datetime | None = None,
 ) -> x509.Certificate:
-    """A workload's certificate. Its subject is empty: the SPIFFE ID is the only name that counts."""
+    """A workload's certificate. Its subject is empty: the SPIFFE ID is the only name that counts.
+
+    begins: how far back its beginning may lie at most.
+    """
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(str(profile.spiffe_id))]
     names += [x509.DNSName(name) for name in profile.dns_names]
     purposes = [ExtendedKeyUsageOID.CLIENT_AUTH]
@@ -83,7 +87,7 @@ def leaf_certificate(
         purposes.insert(0, ExtendedKeyUsageOID.SERVER_AUTH)
     left = issuer.not_valid_after_utc - datetime.now(UTC)
     return (
-        _builder(x509.Name([]), issuer.subject, public_key, min(life, left))
+        _builder(x509.Name([]), issuer.subject, public_key, min(life, left), begins)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(authority=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
@@ -108,17 +112,22 @@ def trust_domain_of(issuing: x509.Certificate) -> str:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, life: timedelta
+    subject: x509.Name,
+    issuer: x509.Name,
+    public_key: ec.EllipticCurvePublicKey,
+    life: timedelta,
+    begins: datetime | None = None,
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
+    # Lives of seconds, as in tests, are backdated by a part of themselves: half of it has to lie ahead.
+    start = now - min(_BACKDATE, life / 4)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        # Lives of seconds, as in tests, are backdated by a part of themselves: half of it has to lie ahead.
-        .not_valid_before(now - min(_BACKDATE, life / 4))
+        .not_valid_before(start if begins is None else max(start, begins))
         .not_valid_after(now + life)
     )
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import NoDecode
 
 from certs.addresses import Addresses
+from certs.distrusting import Distrusting
+from certs.distrusts import Distrusts
 from certs.invitations import Invitations
 from certs.issuing import IssuingAuthority, OwnIssuer
 from certs.ledger import Ledger
@@ -20,8 +22,12 @@ from certs.limits import InvitationLimit, KnockLimit
 from certs.policy import DEFAULT, InvitationPolicy
 from certs.service import AuthorityService, EnrolmentService
 from telltale.api.mesh.v1 import authority_pb2_grpc
+from telltale.audit import Unrecorded
+from telltale.errors import ConfigurationError
+from telltale.identity.following import following
 from telltale.identity.trust import Trust
 from telltale.identity.workload import Workload
+from telltale.naming import trust_domain
 from telltale.rpc.auth import CertificateAuthenticator
 from telltale.rpc.server import serving
 from telltale.settings import Settings
@@ -43,6 +49,8 @@ class AuthorityAddress(BaseModel):
     enrollment_address: str = ""
     # Where the domain's agents push.
     service_address: str = ""
+    # The authorities of the other domains, host:port by domain: whose words of distrust are passed on.
+    peers: Mapping[str, str] = {}
     policy: Path = DEFAULT
 
 
@@ -52,14 +60,15 @@ class AuthoritySettings(Settings):
     authorities: Annotated[tuple[AuthorityAddress, ...], NoDecode] = Field(
         description='JSON list of {"directory", "listen", "enrollment"}: an authority\'s directory, the '
         "host:port for renewal and tokens (mTLS), and the host:port for enrolment. Each may add what it "
-        'tells newcomers, "authority_address", "enrollment_address" and "service_address", and the file of '
-        'its "policy".',
+        'tells newcomers, "authority_address", "enrollment_address" and "service_address", the file of '
+        'its "policy", and as "peers" the authorities of the other domains, as {"domain": "host:port"}, '
+        "whose words of distrust it passes on.",
         min_length=1,
     )
     trust: Path | None = Field(
         None,
-        description="Directory with one <trust domain>.jwks.json each: whose tokens ask for join tokens. "
-        "Without it nobody can over the wire.",
+        description="Directory with one <trust domain>.jwks.json each: whose tokens ask for join tokens and "
+        "for distrust. Without it nobody can over the wire.",
     )
     platform: str | None = Field(
         None, description="host:port of the platform's domain service, for self-metrics; none without it."
@@ -73,7 +82,7 @@ class AuthoritySettings(Settings):
         1, gt=0, description="Attempts to join, over time, from one address."
     )
     invitations_per_second: float = Field(
-        1, gt=0, description="Join tokens asked for over the wire, over time."
+        1, gt=0, description="Join tokens asked for over the wire, over time; and words of distrust."
     )
 
     @field_validator("authorities", mode="before")
@@ -120,21 +129,21 @@ async def serving_authority(
     trust = authority.trust
     if settings.trust is not None:
         trust = await asyncio.to_thread(Trust.load, settings.trust, authority.mesh)
-    invitations = Invitations(
-        authority,
-        ledger,
-        await asyncio.to_thread(InvitationPolicy.load, address.policy),
-        InvitationLimit(
-            settings.invitations_per_second, int(settings.invitations_per_second * _BURST_SECONDS) + 1
-        ),
-        trust,
-        told,
-    )
+        authority.trust.distrust = trust.distrust
+    elif address.peers:
+        raise ConfigurationError("to follow its peers an authority needs their keys: set TELLTALE_TRUST")
+    policy = await asyncio.to_thread(InvitationPolicy.load, address.policy)
+    invitations = Invitations(authority, ledger, policy, _limit(settings), trust, told)
+    words = Distrusts(ledger.connection, authority.trust_domain)
+    distrusting = Distrusting(authority, words, policy, _limit(settings), trust, trust.distrust, Unrecorded())
     me = Workload(authority.own_credentials(), authority.trust, OwnIssuer(authority))
-    known = AuthorityService(authority, invitations)
+    known = AuthorityService(authority, invitations, distrusting)
+    peers = {trust_domain(domain, authority.mesh): peer for domain, peer in address.peers.items()}
     strangers = EnrolmentService(authority, ledger, limit, told)
     async with (
         me.renewing(),
+        following(trust, peers, me.channel, address.directory),
+        distrusting.telling(),
         _reporting(me, address.directory, settings.platform if reports else None),
         serving(
             me,
@@ -153,6 +162,12 @@ async def serving_authority(
         told.authority = told.authority or _reachable(address.listen, port)
         told.enrollment = told.enrollment or _reachable(address.enrollment, enrollment)
         yield port, enrollment
+
+
+def _limit(settings: AuthoritySettings) -> InvitationLimit:
+    """What a stolen operator can ask for."""
+    rate = settings.invitations_per_second
+    return InvitationLimit(rate, int(rate * _BURST_SECONDS) + 1)
 
 
 def _reachable(listen: str, chosen: int = 0) -> str:

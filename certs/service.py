@@ -1,7 +1,9 @@
 """The Authority service: enrolment on a port for strangers, renewal and tokens behind mTLS."""
 
 import asyncio
+import contextlib
 import hashlib
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from certs.addresses import Addresses
+from certs.distrusting import Distrusting
 from certs.invitations import Invitations
 from certs.issuing import IssuingAuthority, requested_key
 from certs.ledger import Ledger
@@ -69,16 +72,22 @@ class EnrolmentService(authority_pb2_grpc.AuthorityServicer):
             public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         ).digest()
         return self._ledger.redeem(
-            request.join_token, key_sha256, lambda profile: self._authority.issue(profile, public_key)
+            request.join_token,
+            key_sha256,
+            lambda profile, begins: self._authority.issue(profile, public_key, begins),
         )
 
 
 class AuthorityService(authority_pb2_grpc.AuthorityServicer):
-    """Renew and IssueToken, for those whom this authority has certified; CreateJoinToken, for operators."""
+    """Renew and IssueToken, for those whom this authority has certified; CreateJoinToken and Distrust, for
+    operators; WatchDistrust, for everybody."""
 
-    def __init__(self, authority: IssuingAuthority, invitations: Invitations) -> None:
+    def __init__(
+        self, authority: IssuingAuthority, invitations: Invitations, distrusting: Distrusting
+    ) -> None:
         self._authority = authority
         self._invitations = invitations
+        self._distrusting = distrusting
 
     async def Renew(
         self, request: authority_pb2.RenewRequest, context: Context
@@ -110,6 +119,18 @@ class AuthorityService(authority_pb2_grpc.AuthorityServicer):
     ) -> authority_pb2.CreateJoinTokenResponse:
         return await self._invitations.create(request, context)
 
+    async def Distrust(
+        self, request: authority_pb2.DistrustRequest, context: Context
+    ) -> authority_pb2.DistrustResponse:
+        return await self._distrusting.say(request, context)
+
+    async def WatchDistrust(
+        self, request: authority_pb2.WatchDistrustRequest, context: Context
+    ) -> AsyncIterator[authority_pb2.WatchDistrustResponse]:
+        async with contextlib.aclosing(self._distrusting.watch()) as lists:
+            async for each in lists:
+                yield each
+
     def _present(self) -> x509.Certificate:
         """The caller's certificate, which has to be of this authority's own trust domain."""
         peer = caller().peer
@@ -121,7 +142,9 @@ class AuthorityService(authority_pb2_grpc.AuthorityServicer):
 
     def _renew(self, request: authority_pb2.RenewRequest, present: x509.Certificate) -> tuple[bytes, ...]:
         # Name and purpose are those of the present certificate, whatever the request says.
-        return self._authority.issue(profile_of(present), requested_key(request.signing_request))
+        profile = profile_of(present)
+        begins = self._authority.trust.distrust.lifted(profile.spiffe_id)
+        return self._authority.issue(profile, requested_key(request.signing_request), begins)
 
 
 def _claimed(join_token: str) -> str:

@@ -4,8 +4,9 @@ The list and the statement that signs it are apart: the statement is small and i
 so that its age shows a list that is withheld, and the list goes over a wire once.
 """
 
+import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ MOST_ENTRIES = 2_000
 LONGEST_REASON = 200
 _MOST_BYTES = 2 << 20
 _LONGEST_STATEMENT = 2 << 10
+_SPAN = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhd])")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DIRECTORY = "distrust"
 _SUFFIX = ".binpb"
 
@@ -124,6 +127,25 @@ def time_of(moment: Timestamp) -> datetime:
         found: datetime = moment.ToDatetime(UTC)
     except (ValueError, OverflowError):
         raise InvalidInput("a time of the message lies outside of the calendar") from None
+    return found
+
+
+def moment(text: str) -> datetime:
+    """A time in the past as people write it: RFC 3339, or a span such as `2h` ago. Raises InvalidInput."""
+    span = _SPAN.fullmatch(text.strip())
+    try:
+        if span is not None:
+            return datetime.now(UTC) - timedelta(seconds=float(span[1]) * _SECONDS[span[2]])
+        found = datetime.fromisoformat(text.strip())
+        if found.tzinfo is None or ("T" not in text.upper() and " " not in text.strip()):
+            raise ValueError
+        found = found.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise InvalidInput(
+            f"{text[:80]!r} is no time; write 2026-11-25T09:30:00Z, or a span such as 90s, 45m, 2h or 7d ago"
+        ) from None
+    if found > datetime.now(UTC):
+        raise InvalidInput(f"{text[:80]!r} lies ahead; say since when, not from when on")
     return found
 
 
