@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Never
 
 import structlog
 
@@ -59,9 +60,11 @@ class Catalog:
     async def running(self) -> AsyncIterator[None]:
         """Runs the feeds while the body does."""
         async with asyncio.TaskGroup() as self._tasks:
+            heeding = self._tasks.create_task(self._heed(), name="distrust")
             try:
                 yield
             finally:
+                heeding.cancel()
                 for run in self._runs.values():
                     run.cancel()
                 await asyncio.gather(*self._runs.values(), return_exceptions=True)
@@ -129,6 +132,24 @@ class Catalog:
                 )
                 raise
         return self._settings.lease_seconds
+
+    async def _heed(self) -> Never:
+        """Ends the leases of services that are distrusted, and what is read from them."""
+        distrust = self._me.trust.distrust
+        with distrust.listening() as changed:
+            while True:
+                await changed.wait()
+                changed.clear()
+                for domain in tuple(self._domains.values()):
+                    if distrust.name(SpiffeId(domain.trust_domain, _SERVICE_PATH)) is not None:
+                        await self._end(domain)
+
+    async def _end(self, domain: Domain) -> None:
+        async with self._locks.setdefault(domain.trust_domain, asyncio.Lock()):
+            log.warning("lease ended: the service is distrusted", domain=domain.trust_domain)
+            domain.lease_until = min(domain.lease_until, time.monotonic())
+            # New connections are refused by the channel itself until the word is lifted.
+            await domain.moved(domain.address)
 
     async def _take(self, trust_domain: str, address: str, descriptors_sha256: bytes) -> None:
         domain = self._domains.get(trust_domain)

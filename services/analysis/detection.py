@@ -18,6 +18,7 @@ from services.analysis.thresholds import Thresholds
 from telltale.api.analysis.v1.findings_pb2 import Severity, Verdict
 from telltale.api.mesh.v1.batch_pb2 import Origin
 from telltale.contract.product import Contract
+from telltale.identity.distrust import Distrust
 
 
 class Wrong(Enum):
@@ -73,6 +74,8 @@ class View:
     state: State
     detection: "Detection"
     thresholds: Thresholds
+    # Whom the mesh distrusts.
+    distrust: Distrust
 
     @property
     def sql(self) -> duckdb.DuckDBPyConnection:
@@ -101,6 +104,17 @@ class Rule:
         """Looks at what did not arrive. `now` is the wall clock, in microseconds."""
         return ()
 
+    def words(self, view: View) -> Iterable[Signal]:
+        """Looks at what the authorities of the mesh say of whom they distrust."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Word:
+    """A step of an example: the trust domain of its source distrusts it, or lifts that."""
+
+    lifted: bool = False
+
 
 @dataclass(frozen=True)
 class Example:
@@ -108,12 +122,13 @@ class Example:
 
     told: steps of one source in the order of their time; each is (seconds since the start, what). What is
     the records of a batch of the product as dictionaries; or what is wrong with the next batch; or the
-    name of another product, of which an empty batch comes; or None: time passes and nothing comes.
+    name of another product, of which an empty batch comes; or a word on the source's identity; or None:
+    time passes and nothing comes.
     finds: (state, entity, part) of every revision that must be found, in order; empty for a negative example.
     """
 
     name: str
-    told: Sequence[tuple[float, Sequence[Mapping[str, Any]] | Wrong | str | None]]
+    told: Sequence[tuple[float, Sequence[Mapping[str, Any]] | Wrong | Word | str | None]]
     finds: Sequence[tuple[str, str, str]] = ()
     product: str = "servers.disk_usage"
     source: str = "spiffe://servers.telltale.internal/agent/web1"

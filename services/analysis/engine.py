@@ -26,6 +26,7 @@ from telltale.consume.chains import KnownChain
 from telltale.consume.columns import Columns, to_arrow
 from telltale.consume.delivered import Delivered, Item, Missing
 from telltale.contract.product import Contract
+from telltale.identity.distrust import Distrust
 
 # Versions of products of which the readers are remembered.
 _MOST_CONTRACTS = 1_024
@@ -37,12 +38,17 @@ class Engine:
     """Runs detections over deliveries. `own` is this service's SPIFFE ID: it takes no input from itself."""
 
     def __init__(
-        self, state: State, detections: Sequence[Detection], thresholds: Thresholds, own: str
+        self,
+        state: State,
+        detections: Sequence[Detection],
+        thresholds: Thresholds,
+        own: str,
+        distrust: Distrust,
     ) -> None:
         self._state = state
         self._episodes = Episodes(state)
         self._thresholds = thresholds
-        self._views = [View(state, detection, thresholds) for detection in detections]
+        self._views = [View(state, detection, thresholds, distrust) for detection in detections]
         self._admission = Admission(thresholds, own)
         self._hearing = Hearing()
         self._deaf = False
@@ -84,7 +90,7 @@ class Engine:
         moment = micros(now)
         with self._state.transaction():
             self._state.forget(moment - int(self._thresholds.forget_seconds * SECOND))
-            found = self._silence(moment)
+            found = self._words(moment) + self._silence(moment)
             for view in self._views:
                 found += self._episodes.end_quiet(view.detection, moment)
             outbox.put(self._state, found)
@@ -95,6 +101,13 @@ class Engine:
         """Drops the memory of findings that were told before; it bounds the state, not what is found."""
         with self._state.transaction():
             self._episodes.forget(micros(before))
+
+    def _words(self, now: int) -> list[FindingsRecord]:
+        return [
+            record
+            for view in self._views
+            for record in self._episodes.take(view.detection, view.detection.rule.words(view), now)
+        ]
 
     def _silence(self, now: int) -> list[FindingsRecord]:
         deaf = self._hearing.deaf(now)

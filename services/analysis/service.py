@@ -82,7 +82,9 @@ class Analysis:
     def _open(self) -> None:
         me, products = self._domain.me, self._domain.products
         self._state.__enter__()
-        self._engine = Engine(self._state, self._detections, self._thresholds, str(me.spiffe_id))
+        self._engine = Engine(
+            self._state, self._detections, self._thresholds, str(me.spiffe_id), me.trust.distrust
+        )
         self.cursor, self.chains = self._state.cursor(), self._engine.chains()
         schema = Schema.of(products.image, products.contract(outbox.PRODUCT))
         out = Outbox(self._state, lambda: me.credentials, str(me.spiffe_id), schema.sha256)

@@ -3,6 +3,7 @@
 import asyncio
 
 from services.writer.catalog import foresee_for_ever
+from services.writer.distrust import mark_for_ever
 from services.writer.settings import WriterSettings
 from services.writer.store import Store
 from services.writer.writer import prune_for_ever, write_for_ever
@@ -19,7 +20,7 @@ async def run(settings: WriterSettings, stopping: asyncio.Event) -> None:
     async with (
         Workload.open(settings) as me,
         self_metrics(me, "writer", settings.state, settings.platform) as telemetry,
-        Store(settings.database) as store,
+        Store(settings.database, me.trust.distrust) as store,
         # Nothing but health is served here.
         serving(me, settings.listen, Authenticator(me.trust, _platform(settings)), lambda _: None),
         asyncio.TaskGroup() as tasks,
@@ -27,6 +28,7 @@ async def run(settings: WriterSettings, stopping: asyncio.Event) -> None:
         beside = [
             tasks.create_task(foresee_for_ever(me, settings, store)),
             tasks.create_task(prune_for_ever(store, settings.retention_seconds)),
+            tasks.create_task(mark_for_ever(me.trust.distrust, store)),
         ]
         await write_for_ever(me, settings, store, telemetry.report_refusal, stopping)
         for task in beside:

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC
 
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
@@ -17,6 +18,8 @@ from telltale.api.mesh.v1.batch_pb2 import Gap, GapReason, HoleReason, LossReaso
 from telltale.api.mesh.v1.ingest_pb2 import RefusalReason
 from telltale.consume.delivered import Delivered, Missing
 from telltale.errors import BatchRefused, InvalidInput
+from telltale.identity.distrust import Distrust
+from telltale.naming import SpiffeId
 from telltale.seal.chain import Link, without
 
 # Of a refused payload this much is kept for people to look at.
@@ -40,7 +43,15 @@ class Tally:
 class Group:
     """Applies items in their order. Everything happens in the caller's transaction."""
 
-    def __init__(self, connection: sqlite3.Connection, plans: Plans, numbers: RowNumbers, now: str) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        plans: Plans,
+        numbers: RowNumbers,
+        now: str,
+        distrust: Distrust,
+    ) -> None:
+        self._distrust = distrust
         self._connection = connection
         self._plans = plans
         self._numbers = numbers
@@ -78,9 +89,17 @@ class Group:
             # Whatever else can be said of it now, it is here already.
             self._tally.duplicates += 1
             return
-        refused = decoded.refused or self._place(decoded, taken=bool(stored))
+        # A batch that was verified before the word came is stored after what was stored was marked.
+        refused = decoded.refused or self._disbelieved(item) or self._place(decoded, taken=bool(stored))
         if refused is not None:
             self._quarantine(item, refused)
+
+    def _disbelieved(self, item: Delivered) -> BatchRefused | None:
+        sealed = item.header.sealed_time.ToDatetime(UTC)
+        word = self._distrust.at(SpiffeId.parse(item.header.source), sealed, sealed)
+        if word is None:
+            return None
+        return BatchRefused(RefusalReason.REFUSAL_REASON_DISTRUSTED, str(word))
 
     def _place(self, decoded: Decoded, *, taken: bool) -> BatchRefused | None:
         """Stores a batch unless it was stored before; returns why it must not be."""

@@ -23,6 +23,11 @@ GAPS = _METER.create_counter("telltale.writer.gaps", unit="{gap}", description="
 PRUNED = _METER.create_counter(
     "telltale.writer.pruned.batches", unit="{batch}", description="Batches removed by retention."
 )
+DISTRUSTED = _METER.create_counter(
+    "telltale.writer.distrusted.batches",
+    unit="{batch}",
+    description="Stored batches whose rows were marked as distrusted afterwards.",
+)
 LAG = _METER.create_histogram(
     "telltale.writer.lag", unit="s", description="From a batch's received time until its commit."
 )

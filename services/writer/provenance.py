@@ -9,6 +9,8 @@ from telltale.consume.delivered import Delivered
 VERIFIED = "VERIFIED"
 # The batch itself holds; batches before it in its chain are missing and nobody declared them lost.
 VERIFIED_AFTER_BREAK = "VERIFIED_AFTER_BREAK"
+# It was stored, and its source turned out not to have been believable when it sealed it.
+DISTRUSTED = "DISTRUSTED"
 
 
 @dataclass(frozen=True)

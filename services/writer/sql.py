@@ -247,6 +247,62 @@ def old_batches(
     ).fetchall()
 
 
+def batches_sealed(
+    connection: sqlite3.Connection,
+    *,
+    product: str,
+    source: str,
+    since: str,
+    until: str,
+    after: tuple[int, int],
+    limit: int,
+) -> list[dict[str, Any]]:
+    """Batches that a source sealed from a time until before another, after one of its chain."""
+    found = connection.execute(
+        "SELECT * FROM batches WHERE product = ? AND source = ? AND sealed_time >= ? AND sealed_time < ?"
+        " AND (epoch, sequence) > (?, ?) ORDER BY epoch, sequence LIMIT ?",
+        (product, source, since, until, *after, limit),
+    )
+    names = [column[0] for column in found.description]
+    return [dict(zip(names, row, strict=True)) for row in found]
+
+
+def mark_rows(connection: sqlite3.Connection, table: str, first: int, last: int, mark: str) -> int:
+    """Gives rows another verdict; returns how many had a different one."""
+    return connection.execute(
+        f"UPDATE {quoted(table)} SET _verified = ? WHERE _row BETWEEN ? AND ? AND _verified IS NOT ?",
+        (mark, first, last, mark),
+    ).rowcount
+
+
+def mark_current(
+    connection: sqlite3.Connection,
+    *,
+    table: str,
+    product: str,
+    source: str,
+    since: str,
+    until: str,
+    mark: str,
+) -> None:
+    """Gives another verdict to an inventory's current rows that came with batches sealed in that time, and
+    forgets the parts of a snapshot that did."""
+    sealed = (
+        "IN (SELECT epoch, sequence FROM batches WHERE product = ? AND source = ?"
+        " AND sealed_time >= ? AND sealed_time < ?)"
+    )
+    interval = (product, source, since, until)
+    connection.execute(
+        f"UPDATE {quoted(table)} SET _verified = ? WHERE _source = ? AND _verified IS NOT ?"
+        f" AND (_epoch, _sequence) {sealed}",
+        (mark, source, mark, *interval),
+    )
+    connection.execute(
+        f"DELETE FROM staged WHERE product = ? AND source = ? AND (epoch, sequence) {sealed}",
+        (product, source, *interval),
+    )
+
+
 def mark_pruned(connection: sqlite3.Connection, product: str, source: str, epoch: int, sequence: int) -> None:
     connection.execute(
         "UPDATE chains SET pruned_sequence = max(pruned_sequence, ?)"

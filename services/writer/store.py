@@ -1,13 +1,13 @@
 """The writer's database: one file, one writing thread, rows and cursor in one transaction."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from sqlite3 import Connection
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from services.writer import sql
 from services.writer.decoding import Decoded, decode
@@ -21,8 +21,11 @@ from telltale.consume.chains import KnownChain
 from telltale.consume.delivered import Delivered, Item, Missing
 from telltale.contract.product import Contract
 from telltale.contract.schema import Schema
+from telltale.identity.distrust import Distrust
 from telltale.seal.chain import Head
 from telltale.sqlite import Database
+
+_T = TypeVar("_T")
 
 # Batches that one transaction of the retention removes: short enough that storing goes on.
 _PRUNED_AT_ONCE = 200
@@ -36,7 +39,9 @@ _LONGEST_RETENTION = timedelta(days=3_650)
 class Store:
     """Everything that the writer keeps. Use as `async with`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, distrust: Distrust | None = None) -> None:
+        """distrust: whose batches are not stored, however lately that was said."""
+        self._distrust = distrust or Distrust()
         self._database = Database(path, sql.SCHEMA)
         # Both are used by the writing thread, one commit at a time.
         self._plans = Plans()
@@ -77,6 +82,16 @@ class Store:
             self._forget()
             raise
 
+    async def tables(self) -> list[tuple[str, str, str | None]]:
+        """Every product with its table and, for an inventory, the table of its history."""
+        columns = ("product", "table_name", "history_table")
+        rows = await self._database.read(lambda connection: sql.select(connection, "products", columns, {}))
+        return [(product, table, history) for product, table, history in rows]
+
+    async def change(self, change: Callable[[Connection], _T]) -> _T:
+        """Makes a change that concerns neither tables nor the numbers of rows, in one transaction."""
+        return await self._database.write(change)
+
     async def foresee(self, contract: Contract, schema: Schema) -> None:
         """Makes the tables of a product that nobody has sent yet; raises InvalidInput if it cannot."""
         table = table_of(contract)
@@ -103,7 +118,8 @@ class Store:
         return removed
 
     def _apply(self, items: list[Decoded | Missing], connection: Connection) -> Tally:
-        group = Group(connection, self._plans, self._numbers, time_text(datetime.now(UTC)))
+        now = time_text(datetime.now(UTC))
+        group = Group(connection, self._plans, self._numbers, now, self._distrust)
         return group.apply(items)
 
     def _forget(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from telltale.api.mesh.v1.batch_pb2 import Header
+from telltale.domain.belief import BELIEVED
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS inventory (
@@ -31,6 +32,8 @@ SCHEMA = (
         last_offset INTEGER NOT NULL, PRIMARY KEY (product, source)
     ) STRICT""",
 )
+# The batch that a row came with: as long as the row is the state, the log keeps it.
+_ORIGIN = "(SELECT batch FROM batches WHERE offset = i.from_offset)"
 # Rows that one look returns end at this size, however many were asked for.
 _PAGE_BYTES = 1 << 20
 # How long a page token of an earlier position still works.
@@ -106,7 +109,8 @@ def page(db: sqlite3.Connection, query: Query) -> Page:
         "SELECT i.source, i.key, i.record, coalesce(c.received_ms, 0) FROM inventory i"
         " LEFT JOIN chains c ON c.source = i.source AND c.product = i.product"
         " WHERE i.product = ? AND i.from_offset <= ? AND (i.to_offset IS NULL OR i.to_offset > ?)"
-        " AND (i.source, i.key) > (?, ?) ORDER BY i.source, i.key LIMIT ?",
+        " AND (i.source, i.key) > (?, ?)"
+        f" AND {BELIEVED.format(source='i.source', batch=_ORIGIN)} ORDER BY i.source, i.key LIMIT ?",
         (query.product, position, position, source, key, query.limit),
     )
     rows: list[Row] = []

@@ -19,7 +19,9 @@ from typing import Self
 from telltale.api.mesh.v1.batch_pb2 import Delivery, Header
 from telltale.api.mesh.v1.ingest_pb2 import ChainHead, RefusalReason
 from telltale.domain import chains, inventory
+from telltale.domain.belief import BELIEVED, Belief
 from telltale.errors import BatchRefused
+from telltale.identity.distrust import Distrust
 from telltale.seal.sealing import sha256
 from telltale.sqlite import Database
 from telltale.wire import field
@@ -85,7 +87,9 @@ class Extent:
 class ProductLog:
     """The logs of a domain's products in one file. Use as `async with`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, distrust: Distrust | None = None) -> None:
+        """distrust: whose batches the current state of an inventory leaves out."""
+        self._belief = Belief(distrust or Distrust())
         self._database = Database(path, _SCHEMA)
         self._signers: OrderedDict[str, tuple[bytes, ...]] = OrderedDict()
         self._arrivals: dict[str, asyncio.Event] = {}
@@ -137,8 +141,10 @@ class ProductLog:
         self, product: str, offset: int, through: int, max_bytes: int, max_batches: int = 1_000
     ) -> list[Entry]:
         """Like after, up to an offset and only what makes an inventory's current state."""
-        return await self._database.read(
-            lambda db: self._entries(
+
+        def question(db: sqlite3.Connection) -> list[Entry]:
+            self._belief.teach(db)
+            return self._entries(
                 db.execute(
                     "SELECT b.offset, b.received_ms, b.signer, b.batch FROM batches b"
                     " LEFT JOIN snapshots s ON s.product = b.product AND s.source = b.source"
@@ -146,12 +152,14 @@ class ProductLog:
                     # A snapshot that ended later replaced the one that counts at this offset; the batches
                     # before it then say more than is needed, and never less.
                     " AND (s.last_offset IS NULL OR s.last_offset > ? OR b.offset >= s.first_offset)"
+                    f" AND {BELIEVED.format(source='b.source', batch='b.batch')}"
                     " ORDER BY b.offset LIMIT ?",
                     (product, offset, through, through, max_batches),
                 ),
                 max_bytes,
             )
-        )
+
+        return await self._database.read(question)
 
     async def extent(self, product: str) -> Extent:
         def question(db: sqlite3.Connection) -> Extent:
@@ -190,7 +198,11 @@ class ProductLog:
         )
 
     async def page(self, query: inventory.Query) -> inventory.Page:
-        return await self._database.read(lambda db: inventory.page(db, query))
+        def question(db: sqlite3.Connection) -> inventory.Page:
+            self._belief.teach(db)
+            return inventory.page(db, query)
+
+        return await self._database.read(question)
 
     async def prune(self, keep: Mapping[str, timedelta]) -> int:
         """Deletes what is older than each product's retention, save what an inventory's state needs."""

@@ -83,7 +83,7 @@ async def serving_domain(
     trust_domain = naming.trust_domain(domain, mesh)
     forwarders = frozenset({SpiffeId(naming.trust_domain(naming.PLATFORM, mesh), "/gateway")})
     async with (
-        ProductLog(settings.state / "log.db") as product_log,
+        ProductLog(settings.state / "log.db", me.trust.distrust) as product_log,
         self_metrics(me, f"{domain} service", settings.state, settings.platform) as telemetry,
     ):
         products = Products(image, product_log)

@@ -5,6 +5,7 @@ from services.analysis.detections.broken_chain import BROKEN_CHAIN
 from services.analysis.detections.cloned_identity import CLONED_IDENTITY
 from services.analysis.detections.disk_full import DISK_FULL
 from services.analysis.detections.disk_space import DISK_SPACE
+from services.analysis.detections.distrusted_source import DISTRUSTED_SOURCE
 from services.analysis.detections.forged_batch import FORGED_BATCH
 from services.analysis.detections.memory_pressure import MEMORY_PRESSURE
 from services.analysis.detections.product_silent import PRODUCT_SILENT
@@ -19,6 +20,7 @@ DETECTIONS: tuple[Detection, ...] = (
     SOURCE_SILENT,
     PRODUCT_SILENT,
     CLONED_IDENTITY,
+    DISTRUSTED_SOURCE,
     FORGED_BATCH,
     REFUSED_BATCH,
     BROKEN_CHAIN,

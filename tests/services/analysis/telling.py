@@ -1,13 +1,14 @@
 """Tells an engine stories: batches as a subscription yields them, without the wire."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
 from google.protobuf.json_format import ParseDict
 
-from services.analysis.detection import Detection, Example, Wrong
+from services.analysis.detection import Detection, Example, Word, Wrong
 from services.analysis.engine import Engine
 from services.analysis.episodes import TABLES as EPISODES
 from services.analysis.outbox import TABLES as OUTBOX
@@ -30,6 +31,8 @@ from telltale.contract.image import own_image
 from telltale.contract.product import Contract, contracts_in
 from telltale.contract.schema import message_class
 from telltale.errors import BatchRefused
+from telltale.identity.distrust import Distrust, DistrustList, Entry
+from telltale.naming import SpiffeId
 from telltale.seal.chain import Head, Link, Range, follow
 from telltale.seal.sealing import sha256
 
@@ -150,8 +153,20 @@ def opened_state(path: Any, detections: Iterable[Detection]) -> State:
     return State(path, (*EPISODES, *OUTBOX, *rules))
 
 
-def engine_of(state: State, detections: Sequence[Detection]) -> Engine:
-    return Engine(state, detections, Thresholds(), OWN)
+def engine_of(state: State, detections: Sequence[Detection], distrust: Distrust | None = None) -> Engine:
+    return Engine(state, detections, Thresholds(), OWN, distrust or Distrust())
+
+
+def word(distrust: Distrust, source: str, seconds: float, *, lifted: bool) -> None:
+    """The source's trust domain distrusts it now, or lifts that, as an authority's list says it."""
+    spiffe_id = SpiffeId.parse(source)
+    known = distrust.of(spiffe_id.trust_domain)
+    if lifted:
+        entries = tuple(replace(entry, until=at(seconds)) for entry in distrust.entries)
+    else:
+        entries = (Entry(spiffe_id, at(seconds), None, "stolen", "alice", at(seconds)),)
+    sequence = 1 if known is None else known.sequence + 1
+    distrust.take(DistrustList(spiffe_id.trust_domain, sequence, at(seconds), entries, "", b""))
 
 
 def play(example: Example, detection: Detection, path: Any) -> list[FindingsRecord]:
@@ -159,13 +174,17 @@ def play(example: Example, detection: Detection, path: Any) -> list[FindingsReco
     teller = Teller()
     found: list[FindingsRecord] = []
     with opened_state(path, (detection,)) as state:
-        engine = engine_of(state, (detection,))
+        distrust = Distrust()
+        engine = engine_of(state, (detection,), distrust)
         heard = 0.0
         for seconds, what in example.told:
             while heard <= seconds:
                 chatter = teller.batch(heard, (), "mesh.processes", PLATFORM)
                 found += engine.take([chatter], at(heard))
                 heard += _CHATTER_SECONDS
+            if isinstance(what, Word):
+                word(distrust, example.source, seconds, lifted=what.lifted)
+                what = None
             item = teller.item(seconds, what, example.product, example.source)
             found += engine.tick(at(seconds)) if item is None else engine.take([item], at(seconds))
     return found

@@ -8,6 +8,7 @@ from services.analysis.detections import DETECTIONS
 from services.analysis.engine import Engine
 from services.analysis.thresholds import Thresholds
 from telltale.api.analysis.v1.findings_pb2 import FindingsRecord, State
+from telltale.identity.distrust import Distrust
 from tests.services.analysis.telling import OWN, PLATFORM, WEB1, Teller, at, engine_of, opened_state
 
 WEB2 = "spiffe://servers.telltale.internal/agent/web2"
@@ -104,7 +105,7 @@ def test_a_source_that_is_forgotten_is_no_longer_expected(tmp_path: Path) -> Non
 def test_who_is_deaf_notices_before_the_shortest_promise_is_over(tmp_path: Path) -> None:
     teller = Teller()
     with opened_state(tmp_path / "state", DETECTIONS) as state:
-        engine = Engine(state, DETECTIONS, Thresholds(silence_factor=1), OWN)
+        engine = Engine(state, DETECTIONS, Thresholds(silence_factor=1), OWN, Distrust())
         for source in (WEB1, PLATFORM):
             engine.take([teller.batch(0, (), "mesh.processes", source)], at(0))
         for seconds in range(0, 120, 5):
