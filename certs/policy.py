@@ -60,7 +60,10 @@ class InvitationPolicy:
         )
         if not decision.allowed:
             raise PermissionMissing(
-                str(principal), DISTRUST, f"identities of kind `{kind}` of {spiffe_id.trust_domain}"
+                str(principal),
+                DISTRUST,
+                f"identities of kind `{kind}` of {spiffe_id.trust_domain} (`python -m certs distrust` does it "
+                "where their authority's key lies)",
             )
         return decision.reason
 

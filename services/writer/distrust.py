@@ -71,9 +71,14 @@ async def mark(entries: Iterable[Entry], store: Store) -> int:
                 )
                 marked += changed
             if history is not None:
-                interval = _interval(entry)
                 await store.change(
-                    partial(sql.mark_current, table=table, product=product, mark=DISTRUSTED, **interval)
+                    partial(
+                        sql.mark_current,
+                        table=table,
+                        product=product,
+                        sealed=_sealed(entry),
+                        mark=DISTRUSTED,
+                    )
                 )
     return marked
 
@@ -88,9 +93,7 @@ def _mark(
     quarantined: int,
 ) -> tuple[tuple[int, int] | None, int, int]:
     """One transaction. Returns the last batch looked at (None: all were), and the counts."""
-    batches = sql.batches_sealed(
-        connection, product=product, after=after, limit=MARKED_AT_ONCE, **_interval(entry)
-    )
+    batches = sql.batches_sealed(connection, product, _sealed(entry), after, MARKED_AT_ONCE)
     changed = 0
     for batch in batches:
         first, last = batch["first_row"], batch["last_row"]
@@ -126,7 +129,7 @@ def _quarantined(entry: Entry, product: str, batch: dict[str, object]) -> dict[s
     }
 
 
-def _interval(entry: Entry) -> dict[str, str]:
-    """Whose batches, sealed from when until when. What an old key sealed after a lift was never taken."""
+def _sealed(entry: Entry) -> sql.Sealed:
+    """What an entry covers. What an old key sealed after a lift was never taken."""
     until = _NEVER if entry.until is None else time_text(entry.until)
-    return {"source": str(entry.spiffe_id), "since": time_text(entry.since), "until": until}
+    return sql.Sealed(str(entry.spiffe_id), time_text(entry.since), until)

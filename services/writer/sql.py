@@ -6,7 +6,7 @@ Names of the mesh's own tables have no underscore and a product's table always h
 import sqlite3
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from services.writer.tables import Table, quoted
 
@@ -247,21 +247,22 @@ def old_batches(
     ).fetchall()
 
 
+class Sealed(NamedTuple):
+    """What a source sealed from a time until before another; times as the database has them."""
+
+    source: str
+    since: str
+    until: str
+
+
 def batches_sealed(
-    connection: sqlite3.Connection,
-    *,
-    product: str,
-    source: str,
-    since: str,
-    until: str,
-    after: tuple[int, int],
-    limit: int,
+    connection: sqlite3.Connection, product: str, sealed: Sealed, after: tuple[int, int], limit: int
 ) -> list[dict[str, Any]]:
-    """Batches that a source sealed from a time until before another, after one of its chain."""
+    """Batches of a source's chain, after one of them."""
     found = connection.execute(
         "SELECT * FROM batches WHERE product = ? AND source = ? AND sealed_time >= ? AND sealed_time < ?"
         " AND (epoch, sequence) > (?, ?) ORDER BY epoch, sequence LIMIT ?",
-        (product, source, since, until, *after, limit),
+        (product, *sealed, *after, limit),
     )
     names = [column[0] for column in found.description]
     return [dict(zip(names, row, strict=True)) for row in found]
@@ -275,31 +276,20 @@ def mark_rows(connection: sqlite3.Connection, table: str, first: int, last: int,
     ).rowcount
 
 
-def mark_current(
-    connection: sqlite3.Connection,
-    *,
-    table: str,
-    product: str,
-    source: str,
-    since: str,
-    until: str,
-    mark: str,
-) -> None:
-    """Gives another verdict to an inventory's current rows that came with batches sealed in that time, and
-    forgets the parts of a snapshot that did."""
-    sealed = (
+def mark_current(connection: sqlite3.Connection, table: str, product: str, sealed: Sealed, mark: str) -> None:
+    """Gives an inventory's current rows another verdict, and forgets the parts of an unfinished snapshot."""
+    among = (
         "IN (SELECT epoch, sequence FROM batches WHERE product = ? AND source = ?"
         " AND sealed_time >= ? AND sealed_time < ?)"
     )
-    interval = (product, source, since, until)
     connection.execute(
         f"UPDATE {quoted(table)} SET _verified = ? WHERE _source = ? AND _verified IS NOT ?"
-        f" AND (_epoch, _sequence) {sealed}",
-        (mark, source, mark, *interval),
+        f" AND (_epoch, _sequence) {among}",
+        (mark, sealed.source, mark, product, *sealed),
     )
     connection.execute(
-        f"DELETE FROM staged WHERE product = ? AND source = ? AND (epoch, sequence) {sealed}",
-        (product, source, *interval),
+        f"DELETE FROM staged WHERE product = ? AND source = ? AND (epoch, sequence) {among}",
+        (product, sealed.source, product, *sealed),
     )
 
 

@@ -13,9 +13,9 @@ import grpc.aio
 from telltale.api.mesh.v1 import authority_pb2, authority_pb2_grpc
 from telltale.cli import show
 from telltale.cli.enrolment import enrolled
-from telltale.cli.home import Home, Mesh
+from telltale.cli.home import Home
 from telltale.cli.operator import COMMAND_LINE
-from telltale.errors import InvalidInput, NotFound, TelltaleError, Unavailable
+from telltale.errors import InvalidInput, TelltaleError, Unavailable
 from telltale.identity.enrolment import JoinToken
 from telltale.identity.newcomer import join as join_mesh
 from telltale.identity.workload import Workload
@@ -49,7 +49,7 @@ async def invite(me: Workload, authority: str, domain: str, path: str) -> Invita
                 request, metadata=await call_metadata(me, trusted), timeout=_TIMEOUT
             )
         except grpc.aio.AioRpcError as failed:
-            raise _translated(failed, trusted, authority) from failed
+            raise refusal(failed, trusted, authority) from failed
     return Invitation(
         JoinToken.parse(made.token),
         made.root_sha256,
@@ -61,7 +61,7 @@ async def invite(me: Workload, authority: str, domain: str, path: str) -> Invita
 async def token(home: Home, host: str, domain: str, *, as_json: bool) -> None:
     """Prints a join token for the agent of one host, and how to use it there."""
     mesh = await asyncio.to_thread(home.mesh)
-    authority = _authority(mesh, domain)
+    authority = mesh.authority_of(domain)
     async with enrolled(home, mesh, COMMAND_LINE) as me:
         invitation = await invite(me, authority, domain, f"/agent/{host}")
     issued = {
@@ -108,15 +108,8 @@ def run(state: Path) -> None:
     os.execv(sys.executable, (sys.executable, "-P", "-m", "agent"))
 
 
-def _authority(mesh: Mesh, domain: str) -> str:
-    try:
-        return mesh.authorities[domain]
-    except KeyError:
-        known = ", ".join(sorted(mesh.authorities))
-        raise NotFound(f"there is no domain {domain[:80]!r}; the mesh has: {known}") from None
-
-
-def _translated(failed: grpc.aio.AioRpcError, trusted: str, address: str) -> TelltaleError:
+def refusal(failed: grpc.aio.AioRpcError, trusted: str, address: str) -> TelltaleError:
+    """What a failed call to an authority means to the one at the terminal."""
     if failed.code() is grpc.StatusCode.UNAVAILABLE:
         return Unavailable(
             f"the authority of {trusted} at {address} does not answer; see the logs of the mesh"

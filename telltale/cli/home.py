@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from telltale.errors import ConfigurationError, Precondition
+from telltale.errors import ConfigurationError, NotFound, Precondition
 
 DEFAULT = Path(".telltale")
 WRITER = "writer"
@@ -29,6 +29,14 @@ class Mesh:
     pid: int
     # The authority of each domain: where operators ask for join tokens.
     authorities: Mapping[str, str] = field(default_factory=dict)
+
+    def authority_of(self, domain: str) -> str:
+        """host:port of a domain's authority; raises NotFound with what there is instead."""
+        try:
+            return self.authorities[domain]
+        except KeyError:
+            known = ", ".join(sorted(self.authorities))
+            raise NotFound(f"there is no domain {domain[:80]!r}; the mesh has: {known}") from None
 
 
 @dataclass(frozen=True)

@@ -193,6 +193,33 @@ def credentials(home: Home, name: str, as_json: bool) -> None:
     _run(command.credentials(home, name, as_json=as_json))
 
 
+@cli.command()
+@click.argument("spiffe_id", metavar="[SPIFFE-ID]", required=False)
+@click.option("--since", help="Since when: a time such as 2026-11-25T09:30:00Z, or a span such as `2h` ago.")
+@click.option("--reason", default="", help="Why, in one line, for everybody in the mesh to read.")
+@click.option("--lift", is_flag=True, help="Believe it again, with keys that are enrolled from now on.")
+@as_json
+@click.pass_obj
+def distrust(
+    home: Home, spiffe_id: str | None, since: str | None, reason: str, lift: bool, as_json: bool
+) -> None:
+    """Tell the mesh not to believe an identity any more; without one, show whom it distrusts."""
+    from telltale.cli import distrust as command
+
+    if spiffe_id is None:
+        if since is not None or reason or lift:
+            raise click.UsageError("name the SPIFFE-ID that this is about", click.get_current_context())
+        _run(command.show_all(home, as_json=as_json))
+    elif lift:
+        if since is not None or reason:
+            raise click.UsageError(
+                "--lift ends what was said; it takes no --since and no --reason", click.get_current_context()
+            )
+        _run(command.lift(home, spiffe_id, as_json=as_json))
+    else:
+        _run(command.distrust(home, spiffe_id, since, reason, as_json=as_json))
+
+
 @cli.group()
 def agent() -> None:
     """Bring hosts into the mesh."""

@@ -140,6 +140,9 @@ class Plan:
                 "listen": self.addresses[authority(domain)],
                 "enrollment": self.addresses[enrollment(domain)],
                 "service_address": self.addresses.get(services.get(domain, ""), ""),
+                "peers": {
+                    other: self.addresses[authority(other)] for other in self.domains if other != domain
+                },
             }
             for domain in self.domains
         ]

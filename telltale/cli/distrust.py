@@ -1,0 +1,121 @@
+"""`telltale distrust`: an operator says whom the mesh shall not believe, lifts that, or looks who it is."""
+
+import asyncio
+import sys
+from datetime import datetime
+
+import grpc.aio
+
+from telltale.api.mesh.v1.authority_pb2 import DistrustRequest
+from telltale.api.mesh.v1.authority_pb2_grpc import AuthorityStub
+from telltale.cli import show
+from telltale.cli.agent import refusal
+from telltale.cli.enrolment import enrolled
+from telltale.cli.home import Home
+from telltale.cli.operator import COMMAND_LINE
+from telltale.errors import Unavailable
+from telltale.identity.distrust import Entry
+from telltale.identity.distrust_lists import entry_of, moment
+from telltale.naming import OPERATORS, SpiffeId, domain_of, server_name, trust_domain
+from telltale.rpc.client import call_metadata
+
+_TIMEOUT = 10.0
+
+
+async def distrust(home: Home, name: str, since: str | None, reason: str, *, as_json: bool) -> None:
+    """Distrusts an identity from then on, or from now."""
+    request = DistrustRequest(spiffe_id=str(SpiffeId.parse(name)), reason=reason)
+    if since is not None:
+        request.since_time.FromDatetime(moment(since))
+    entry = await _say(home, request)
+    _show(
+        entry,
+        f"{entry}\n"
+        "New calls are refused, streams end within seconds, and what it sealed since then is quarantined\n"
+        "everywhere; what it sealed before stays valid. When the host is set up anew, run\n"
+        f"  telltale distrust {entry.spiffe_id} --lift",
+        as_json=as_json,
+    )
+
+
+async def lift(home: Home, name: str, *, as_json: bool) -> None:
+    """Ends the word on an identity that was set up anew."""
+    entry = await _say(home, DistrustRequest(spiffe_id=str(SpiffeId.parse(name)), lift=True))
+    _show(
+        entry,
+        f"{entry.spiffe_id} is believed again, with keys that are enrolled from now on.\n"
+        "Its old keys stay distrusted: let it join with a new join token. What was quarantined stays so.",
+        as_json=as_json,
+    )
+
+
+async def show_all(home: Home, *, as_json: bool) -> None:
+    """Shows every word that the mesh goes by, as the operators' authority passes them on."""
+    mesh = await asyncio.to_thread(home.mesh)
+    async with enrolled(home, mesh, COMMAND_LINE) as me:
+        if me.trust.distrust.of(trust_domain(OPERATORS, mesh.name)) is None:
+            raise Unavailable(
+                f"the authority of the operators at {mesh.authority} does not say whom the mesh distrusts; "
+                "see the logs of the mesh"
+            )
+        entries = sorted(me.trust.distrust.entries, key=lambda entry: entry.issued)
+        lists = me.trust.distrust.lists
+    if as_json:
+        show.document(
+            {
+                "entries": [_plain(entry) for entry in entries],
+                "lists": [
+                    {"trust_domain": one.issuer, "sequence": one.sequence, "signed": _text(one.signed)}
+                    for one in lists
+                ],
+            }
+        )
+        return
+    columns = ("identity", "since", "until", "by", "reason")
+    rows = [
+        (str(one.spiffe_id), _text(one.since), _text(one.until) or "it is lifted", one.by, one.reason)
+        for one in entries
+    ]
+    show.table(columns, rows, empty="the mesh distrusts nobody")
+
+
+async def _say(home: Home, request: DistrustRequest) -> Entry:
+    """Tells the authority of the identity's own trust domain, which alone can say it."""
+    mesh = await asyncio.to_thread(home.mesh)
+    spiffe_id = SpiffeId.parse(request.spiffe_id)
+    domain = domain_of(spiffe_id.trust_domain, mesh.name)
+    address = mesh.authority_of(domain)
+    async with (
+        enrolled(home, mesh, COMMAND_LINE) as me,
+        me.channel(address, server_name("authority", spiffe_id.trust_domain)) as channel,
+    ):
+        try:
+            answer = await AuthorityStub(channel).Distrust(
+                request, metadata=await call_metadata(me, spiffe_id.trust_domain), timeout=_TIMEOUT
+            )
+        except grpc.aio.AioRpcError as failed:
+            raise refusal(failed, spiffe_id.trust_domain, address) from failed
+    return entry_of(answer.entry)
+
+
+def _show(entry: Entry, sentences: str, *, as_json: bool) -> None:
+    if as_json:
+        show.document(_plain(entry))
+    else:
+        for line in sentences.splitlines():
+            sys.stdout.write(f"{show.printable(line)}\n")
+
+
+def _plain(entry: Entry) -> show.Row:
+    return {
+        "spiffe_id": str(entry.spiffe_id),
+        "since": _text(entry.since),
+        "until": _text(entry.until),
+        "reason": entry.reason,
+        "by": entry.by,
+        "issued": _text(entry.issued),
+    }
+
+
+def _text(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat(timespec="seconds").replace("+00:00", "Z")
