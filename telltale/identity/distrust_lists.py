@@ -72,6 +72,11 @@ def read_list(signed: SignedDistrustList, trust: Trust) -> DistrustList | None:
     return _parsed(issuer, claims, signed.statement, encoded)
 
 
+def issuer_of(signed: SignedDistrustList) -> str:
+    """Whose list it is, of one that `read_list` found to hold."""
+    return str(jwt.decode(signed.statement, options={"verify_signature": False})["iss"])
+
+
 def load_lists(state: Path, trust: Trust) -> None:
     """Takes what was kept. It was verified before it was written, and nobody else writes here. Blocks."""
     for path in sorted((state / _DIRECTORY).glob(f"[!.]*{_SUFFIX}")):

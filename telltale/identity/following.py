@@ -19,7 +19,7 @@ from telltale.api.mesh.v1.authority_pb2_grpc import AuthorityStub
 from telltale.errors import TelltaleError, Unauthenticated
 from telltale.identity.dialling import backoff
 from telltale.identity.distrust import DistrustList
-from telltale.identity.distrust_lists import keep_list, load_lists, oldest, read_list
+from telltale.identity.distrust_lists import issuer_of, keep_list, load_lists, oldest, read_list
 from telltale.identity.trust import Trust
 from telltale.naming import server_name
 
@@ -123,7 +123,8 @@ class _Followed:
             before = self._trust.distrust.of(heard.issuer)
             if self._trust.distrust.take(heard):
                 await self._keep(heard, before)
-        if heard is None or heard.issuer == self.issuer:
+        # Its own list is the last one of the first round, and may be one that is known already.
+        if issuer_of(signed) == self.issuer:
             self.answered.set()
 
     async def _keep(self, heard: DistrustList, before: DistrustList | None) -> None:
