@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
+from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs lack it
 from structlog.testing import capture_logs
 
 from certs.distrusts import Distrusts

@@ -1,6 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from telltale.seal.chain import Head, Link
 from tests.support.batches import DISK_USAGE, INVENTORY, SCHEMAS, Chain, disk_usage, host
 from tests.support.gateways import Gateway, running_gateway
 from tests.support.mesh import Mesh
+from tests.support.words import say, word
 
 
 @pytest.fixture(scope="module")
@@ -259,3 +260,23 @@ async def test_an_impatient_subscription_says_what_is_wrong(mesh: Mesh) -> None:
 async def test_a_product_without_a_name_is_refused_at_once(mesh: Mesh) -> None:
     with pytest.raises(TelltaleError, match="no product name"):
         Subscription(mesh.workload("platform", "/writer"), "127.0.0.1:1", ["No Such!"])
+
+
+async def test_batches_of_a_distrusted_source_are_refused_and_its_chain_goes_on_behind_them(
+    mesh: Mesh, gateway: Gateway, address: str, chain: Chain
+) -> None:
+    now = datetime.now(UTC)
+    sealed = [now - timedelta(seconds=seconds) for seconds in (50, 20, 10)]
+    await gateway.add(
+        *(chain.next([disk_usage("/")], sealed_at=at) for at in sealed), credentials=chain.credentials
+    )
+    me = mesh.workload("platform", "/writer")
+    say(me.trust, mesh, word(chain.credentials.spiffe_id, now - timedelta(seconds=30)))
+    async with Subscription(me, address, ["*"]) as stream:
+        items = await take(stream, 3)
+    reasons = [item.refused.reason if item.refused else None for item in items if isinstance(item, Delivered)]
+    assert reasons == [None, *[RefusalReason.REFUSAL_REASON_DISTRUSTED] * 2]
+    for item in items:
+        # Signed by whom they say, and in their place: nobody has lost them.
+        assert isinstance(item, Delivered)
+        assert item.signed and item.link is Link.NEXT and not item.missing

@@ -16,6 +16,7 @@ from telltale.seal.sealing import seal
 from telltale.seal.verify import Verifier, check_owner
 from tests.support.batches import DISK_USAGE, Chain, disk_usage, header_of
 from tests.support.mesh import Mesh
+from tests.support.words import say, word
 
 NOW = datetime.now(UTC)
 
@@ -167,3 +168,45 @@ def test_a_header_that_declares_too_much_is_malformed(mesh: Mesh) -> None:
     holes = [Hole(first_sequence=n, last_sequence=n) for n in range(1, 2_000)]
     batch = chain.next([disk_usage("/")], holes=holes)
     assert refusal(mesh, chain, batch) == RefusalReason.REFUSAL_REASON_MALFORMED
+
+
+@pytest.mark.parametrize("seconds", [50, 31, 29, 0])
+def test_what_a_distrusted_source_sealed_since_then_is_refused_and_what_it_sealed_before_holds(
+    mesh: Mesh, seconds: int
+) -> None:
+    chain = Chain(mesh.credentials("servers", "/agent/web1"))
+    now = datetime.now(UTC)
+    batch = chain.next([disk_usage("/")], sealed_at=now - timedelta(seconds=seconds))
+    checks = verifier(mesh, chain)
+    # Also when its signer was found to hold before.
+    checks.verify(batch, now)
+    say(checks._trust, mesh, word(chain.credentials.spiffe_id, now - timedelta(seconds=30)))
+    if seconds > 30:
+        assert checks.verify(batch, now).sequence == 1
+    else:
+        with pytest.raises(BatchRefused, match="is distrusted since") as refused:
+            checks.verify(batch, now)
+        assert refused.value.reason == RefusalReason.REFUSAL_REASON_DISTRUSTED
+        assert refused.value.final
+
+
+def test_an_old_key_stays_refused_after_the_lift_whatever_time_it_claims(mesh: Mesh) -> None:
+    chain = Chain(mesh.credentials("servers", "/agent/web1"))
+    checks, now = verifier(mesh, chain), datetime.now(UTC)
+    until = now - timedelta(seconds=10)
+    say(checks._trust, mesh, word(chain.credentials.spiffe_id, now - timedelta(seconds=30), until))
+    batch = chain.next([disk_usage("/")], sealed_at=now)
+    with pytest.raises(BatchRefused) as refused:
+        checks.verify(batch, now)
+    assert refused.value.reason == RefusalReason.REFUSAL_REASON_DISTRUSTED
+
+
+def test_a_forged_batch_in_a_distrusted_name_is_forged(mesh: Mesh) -> None:
+    chain = Chain(mesh.credentials("servers", "/agent/web1"))
+    batch = chain.next([disk_usage("/")])
+    batch.payload += b"x"
+    checks = verifier(mesh, chain)
+    say(checks._trust, mesh, word(chain.credentials.spiffe_id))
+    with pytest.raises(BatchRefused) as refused:
+        checks.verify(batch, datetime.now(UTC))
+    assert refused.value.reason == RefusalReason.REFUSAL_REASON_SIGNATURE

@@ -13,6 +13,7 @@ from telltale.api.mesh.v1 import access_pb2
 from telltale.errors import LimitExceeded, NotFound, PermissionMissing, Precondition
 from telltale.identity.credentials import Credentials
 from telltale.identity.dialling import dial
+from telltale.identity.trust import Trust
 from telltale.identity.workload import Workload
 from telltale.naming import SpiffeId
 from telltale.rpc.auth import Authenticator, caller
@@ -98,6 +99,8 @@ class Echo:
     address: str
     server_name: str
     audience: str
+    # Whom the server believes.
+    trust: Trust
 
     def channel(self, who: Workload | Credentials) -> grpc.aio.Channel:
         if isinstance(who, Workload):
@@ -124,4 +127,4 @@ async def echo_server(mesh: Mesh, forwarders: frozenset[SpiffeId] = frozenset())
         Authenticator(me.trust, audience, forwarders),
         lambda server: server.add_generic_rpc_handlers((generic,)),
     ) as port:
-        yield Echo(mesh, f"127.0.0.1:{port}", name, audience)
+        yield Echo(mesh, f"127.0.0.1:{port}", name, audience, me.trust)
