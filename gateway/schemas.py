@@ -10,6 +10,7 @@ from collections import OrderedDict
 
 from gateway.access import Access
 from gateway.catalog import Catalog
+from gateway.decisions import FORWARD, Decisions
 from gateway.domain import Domain
 from gateway.proxy import NotThroughGateway
 from telltale.api.mesh.v1 import schemas_pb2_grpc
@@ -32,15 +33,18 @@ _KEPT_BYTES = 32 * 1024 * 1024
 class SchemasService(schemas_pb2_grpc.SchemasServicer):
     """Schemas of all domains that are up."""
 
-    def __init__(self, catalog: Catalog, access: Access) -> None:
+    def __init__(self, catalog: Catalog, access: Access, decisions: Decisions) -> None:
         self._catalog = catalog
         self._access = access
+        self._decisions = decisions
         self._kept: OrderedDict[bytes, Schema] = OrderedDict()
         self._kept_bytes = 0
 
     async def Register(self, request: RegisterSchemaRequest, context: Context) -> RegisterSchemaResponse:
         """Schemas are registered where batches are pushed: at the domain."""
-        raise NotThroughGateway(str(caller().principal), "telltale.api.mesh.v1.Schemas/Register")
+        refused = NotThroughGateway(str(caller().principal), "telltale.api.mesh.v1.Schemas/Register")
+        self._decisions.denied(FORWARD, refused)
+        raise refused
 
     async def Get(self, request: GetSchemaRequest, context: Context) -> GetSchemaResponse:
         """The caller needs `discover` on a product that the schema describes."""

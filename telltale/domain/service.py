@@ -88,7 +88,7 @@ async def serving_domain(
     ):
         products = Products(image, product_log)
         await products.load()
-        access = Access(policy, products.contracts, mesh)
+        access = Access(policy, products.contracts, mesh, telemetry.audit)
         ingest = Ingest(product_log, products, access, Verifier(me.trust), telemetry.report_refusal)
         tokens = TokenVerifier(me.trust, trust_domain)
 
@@ -103,7 +103,10 @@ async def serving_domain(
             add_reflection(server, _Visible(image, products, access).visible)
 
         authenticator = Authenticator(me.trust, trust_domain, forwarders)
-        async with serving(me, settings.listen, authenticator, add), asyncio.TaskGroup() as tasks:
+        async with (
+            serving(me, settings.listen, authenticator, add, auditor=telemetry.audit),
+            asyncio.TaskGroup() as tasks,
+        ):
             pruning = tasks.create_task(_prune(product_log, products))
             lease = tasks.create_task(keep_lease(me, settings.gateway, settings.advertise, image.sha256))
             try:
