@@ -42,6 +42,14 @@ class NewJoinToken:
     expires: datetime
 
 
+@dataclass(frozen=True)
+class Redeemed:
+    """What a join token bought. again: the same key had it already, and gets the same once more."""
+
+    certificates: tuple[bytes, ...]
+    again: bool
+
+
 class Ledger:
     """What the authority remembers of joining. Every method blocks; any thread and process may call."""
 
@@ -75,18 +83,18 @@ class Ledger:
 
     def redeem(
         self, token: str, key_sha256: bytes, issue: Callable[[Profile], tuple[bytes, ...]]
-    ) -> tuple[bytes, ...]:
+    ) -> Redeemed:
         """The certificates for a join token. The first key takes it; the same key gets its own again."""
         with self._connection() as connection:
             # The lock is taken before the row is read: of two keys at once only one can win.
             connection.execute("BEGIN IMMEDIATE")
             try:
-                certificates = self._redeem(connection, _sha256(token), key_sha256, issue)
+                redeemed = self._redeem(connection, _sha256(token), key_sha256, issue)
                 connection.execute("COMMIT")
             except BaseException:
                 connection.execute("ROLLBACK")
                 raise
-        return certificates
+        return redeemed
 
     def _redeem(
         self,
@@ -94,7 +102,7 @@ class Ledger:
         token_sha256: bytes,
         key_sha256: bytes,
         issue: Callable[[Profile], tuple[bytes, ...]],
-    ) -> tuple[bytes, ...]:
+    ) -> Redeemed:
         row = connection.execute(
             "SELECT spiffe_id, dns_names, expire_time, key_sha256, leaf, issuer FROM join_token "
             "WHERE token_sha256 = ?",
@@ -108,7 +116,7 @@ class Ledger:
                 raise Unauthenticated(
                     "this join token was used with another key; ask for a new one, and find out who used it"
                 )
-            return (leaf, issuer)
+            return Redeemed((leaf, issuer), again=True)
         if expire_time <= time.time():
             raise Unauthenticated("this join token has expired; ask for a new one")
         leaf, issuer = issue(Profile(SpiffeId.parse(spiffe_id), tuple(json.loads(dns_names))))
@@ -116,7 +124,7 @@ class Ledger:
             "UPDATE join_token SET key_sha256 = ?, leaf = ?, issuer = ? WHERE token_sha256 = ?",
             (key_sha256, leaf, issuer, token_sha256),
         )
-        return (leaf, issuer)
+        return Redeemed((leaf, issuer), again=False)
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:

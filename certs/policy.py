@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from certs.profiles import Profile
-from telltale.domain.cedar import Principal, Rules, entity, read_rules, workload
+from telltale.domain.cedar import Decision, Principal, Rules, entity, read_rules, workload
 from telltale.errors import PermissionMissing
 from telltale.naming import SpiffeId, domain_of
 
@@ -31,8 +31,8 @@ class InvitationPolicy:
         """Reads a policy file. Blocks."""
         return cls(read_rules(path), str(path))
 
-    def require(self, principal: Principal, profile: Profile, mesh: str) -> None:
-        """Raises PermissionMissing unless the principal may invite such an identity."""
+    def require(self, principal: Principal, profile: Profile, mesh: str) -> Decision:
+        """Why the principal may invite such an identity; raises PermissionMissing unless it may."""
         kind, trust_domain = kind_of(profile.spiffe_id), profile.spiffe_id.trust_domain
         decision = self._rules.decide(
             INVITE,
@@ -44,8 +44,12 @@ class InvitationPolicy:
         if not decision.allowed:
             names = " with server names" if profile.dns_names else ""
             raise PermissionMissing(
-                str(principal), INVITE, f"identities of kind `{kind}`{names} of {trust_domain}"
+                str(principal),
+                INVITE,
+                f"identities of kind `{kind}`{names} of {trust_domain}",
+                decision.rules,
             )
+        return decision
 
 
 def kind_of(spiffe_id: SpiffeId) -> str:

@@ -18,13 +18,16 @@ from certs.issuing import IssuingAuthority, OwnIssuer
 from certs.ledger import Ledger
 from certs.limits import InvitationLimit, KnockLimit
 from certs.policy import DEFAULT, InvitationPolicy
+from certs.record import Record
 from certs.service import AuthorityService, EnrolmentService
 from telltale.api.mesh.v1 import authority_pb2_grpc
+from telltale.audit import UNRECORDED, Auditor
 from telltale.identity.trust import Trust
 from telltale.identity.workload import Workload
 from telltale.rpc.auth import CertificateAuthenticator
 from telltale.rpc.server import serving
 from telltale.settings import Settings
+from telltale.source.audit import self_audit
 from telltale.source.telemetry import self_metrics
 
 _log = structlog.get_logger("certs")
@@ -87,17 +90,23 @@ class AuthoritySettings(Settings):
             raise ValueError('is no JSON list of {"directory", "listen", "enrollment"}') from None
 
 
+_ROLE = "authority"
 # A machine that starts a whole mesh, or a rack behind one address, joins in one burst.
 _BURST_SECONDS = 30
 
 
 @contextlib.asynccontextmanager
 async def serving_authority(
-    address: AuthorityAddress, settings: AuthoritySettings, *, reports: bool = False
+    address: AuthorityAddress,
+    settings: AuthoritySettings,
+    *,
+    reports: bool = False,
+    auditor: Auditor = UNRECORDED,
 ) -> AsyncIterator[tuple[int, int]]:
     """Serves one authority while the body runs; yields its port and its enrolment port.
 
-    reports: whether this one publishes the metrics of the process.
+    reports: whether this one publishes the metrics of the process. auditor: told of its decisions where the
+    settings name no platform to publish them to.
     """
     authority = await asyncio.to_thread(
         IssuingAuthority.load,
@@ -120,35 +129,38 @@ async def serving_authority(
     trust = authority.trust
     if settings.trust is not None:
         trust = await asyncio.to_thread(Trust.load, settings.trust, authority.mesh)
-    invitations = Invitations(
-        authority,
-        ledger,
-        await asyncio.to_thread(InvitationPolicy.load, address.policy),
-        InvitationLimit(
-            settings.invitations_per_second, int(settings.invitations_per_second * _BURST_SECONDS) + 1
-        ),
-        trust,
-        told,
+    policy = await asyncio.to_thread(InvitationPolicy.load, address.policy)
+    invites = InvitationLimit(
+        settings.invitations_per_second, int(settings.invitations_per_second * _BURST_SECONDS) + 1
     )
     me = Workload(authority.own_credentials(), authority.trust, OwnIssuer(authority))
-    known = AuthorityService(authority, invitations)
-    strangers = EnrolmentService(authority, ledger, limit, told)
-    async with (
-        me.renewing(),
-        _reporting(me, address.directory, settings.platform if reports else None),
-        serving(
-            me,
-            address.listen,
-            CertificateAuthenticator(authority.trust),
-            lambda server: authority_pb2_grpc.add_AuthorityServicer_to_server(known, server),
-        ) as port,
-        serving(
-            me,
-            address.enrollment,
-            None,
-            lambda server: authority_pb2_grpc.add_AuthorityServicer_to_server(strangers, server),
-        ) as enrollment,
-    ):
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(me.renewing())
+        if settings.platform is not None:
+            auditor = await stack.enter_async_context(
+                _reporting(me, address.directory, settings.platform, metrics=reports)
+            )
+        record = Record(auditor)
+        invitations = Invitations(authority, ledger, policy, invites, trust, told, record)
+        known = AuthorityService(authority, invitations, record)
+        strangers = EnrolmentService(authority, ledger, limit, told, record)
+        port = await stack.enter_async_context(
+            serving(
+                me,
+                address.listen,
+                CertificateAuthenticator(authority.trust),
+                lambda server: authority_pb2_grpc.add_AuthorityServicer_to_server(known, server),
+                auditor=auditor,
+            )
+        )
+        enrollment = await stack.enter_async_context(
+            serving(
+                me,
+                address.enrollment,
+                None,
+                lambda server: authority_pb2_grpc.add_AuthorityServicer_to_server(strangers, server),
+            )
+        )
         # A port that the kernel has chosen is known only now.
         told.authority = told.authority or _reachable(address.listen, port)
         told.enrollment = told.enrollment or _reachable(address.enrollment, enrollment)
@@ -163,19 +175,22 @@ def _reachable(listen: str, chosen: int = 0) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _reporting(me: Workload, directory: Path, platform: str | None) -> AsyncIterator[None]:
-    if platform is None:
-        yield
-        return
-    async with self_metrics(me, "authority", directory, platform):
-        yield
+async def _reporting(
+    me: Workload, directory: Path, platform: str, *, metrics: bool
+) -> AsyncIterator[Auditor]:
+    """Every authority signs what it decides; metrics are the process's, and one speaks for all of them."""
+    if metrics:
+        async with self_metrics(me, _ROLE, directory, platform) as telemetry:
+            yield telemetry.audit
+    else:
+        async with self_audit(me, _ROLE, directory, platform) as audit:
+            yield audit
 
 
 async def serve(settings: AuthoritySettings, stopping: asyncio.Event) -> None:
     """Serves until the process is told to stop."""
     async with contextlib.AsyncExitStack() as stack:
         for number, address in enumerate(settings.authorities):
-            # Metrics are the process's: one of its authorities speaks for all of them.
             await stack.enter_async_context(serving_authority(address, settings, reports=number == 0))
         _log.info("authorities ready", count=len(settings.authorities))
         await stopping.wait()

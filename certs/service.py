@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,11 +15,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from certs.addresses import Addresses
 from certs.invitations import Invitations
 from certs.issuing import IssuingAuthority, requested_key
-from certs.ledger import Ledger
+from certs.ledger import Ledger, Redeemed
 from certs.limits import KnockLimit
 from certs.profiles import profile_of
+from certs.record import ISSUE_TOKEN, RENEW, Record
 from telltale.api.mesh.v1 import authority_pb2, authority_pb2_grpc
-from telltale.errors import TelltaleError, Unauthenticated
+from telltale.errors import LimitExceeded, TelltaleError, Unauthenticated
 from telltale.identity.enrolment import JoinToken
 from telltale.identity.keys import thumbprint
 from telltale.rpc.auth import caller
@@ -32,8 +35,14 @@ class EnrolmentService(authority_pb2_grpc.AuthorityServicer):
     """Enroll alone, for those who have no certificate yet."""
 
     def __init__(
-        self, authority: IssuingAuthority, ledger: Ledger, limit: KnockLimit, addresses: Addresses
+        self,
+        authority: IssuingAuthority,
+        ledger: Ledger,
+        limit: KnockLimit,
+        addresses: Addresses,
+        record: Record,
     ) -> None:
+        self._record = record
         self._authority = authority
         self._ledger = ledger
         self._limit = limit
@@ -43,14 +52,26 @@ class EnrolmentService(authority_pb2_grpc.AuthorityServicer):
         self, request: authority_pb2.EnrollRequest, context: Context
     ) -> authority_pb2.EnrollResponse:
         peer = context.peer()
-        self._limit.knock(peer)
         try:
-            certificates = await asyncio.to_thread(self._enroll, request)
+            self._limit.knock(peer)
+        except LimitExceeded as refused:
+            # Whom it claims to be is not read: a flood shall cost little.
+            self._record.stranger(context, "", str(refused), allowed=False)
+            raise
+        try:
+            redeemed = await asyncio.to_thread(self._enroll, request)
         except TelltaleError as refused:
             claimed = _claimed(request.join_token)
+            self._record.stranger(context, claimed, str(refused), allowed=False)
+            # The platform's log may be out of reach, or in the hands of whoever tries.
             _log.warning("enrolment refused", claimed=claimed, peer=peer, reason=str(refused))
             raise
+        certificates = redeemed.certificates
         leaf = _log_issued("enrolled", certificates, peer)
+        used = "used again with the same key" if redeemed.again else "used for the first time"
+        self._record.stranger(
+            context, str(profile_of(leaf).spiffe_id), f"its join token was {used}", allowed=True
+        )
         response = authority_pb2.EnrollResponse(
             certificates=certificates,
             mesh=self._authority.mesh,
@@ -61,7 +82,7 @@ class EnrolmentService(authority_pb2_grpc.AuthorityServicer):
         response.expire_time.FromDatetime(leaf.not_valid_after_utc)
         return response
 
-    def _enroll(self, request: authority_pb2.EnrollRequest) -> tuple[bytes, ...]:
+    def _enroll(self, request: authority_pb2.EnrollRequest) -> Redeemed:
         if len(request.join_token) > _LONGEST_JOIN_TOKEN:
             raise Unauthenticated("this is no join token; ask for one")
         public_key = requested_key(request.signing_request)
@@ -76,15 +97,19 @@ class EnrolmentService(authority_pb2_grpc.AuthorityServicer):
 class AuthorityService(authority_pb2_grpc.AuthorityServicer):
     """Renew and IssueToken, for those whom this authority has certified; CreateJoinToken, for operators."""
 
-    def __init__(self, authority: IssuingAuthority, invitations: Invitations) -> None:
+    def __init__(self, authority: IssuingAuthority, invitations: Invitations, record: Record) -> None:
         self._authority = authority
         self._invitations = invitations
+        self._record = record
 
     async def Renew(
         self, request: authority_pb2.RenewRequest, context: Context
     ) -> authority_pb2.RenewResponse:
-        certificates = await asyncio.to_thread(self._renew, request, self._present())
+        present = self._present()
+        with self._refusals(RENEW):
+            certificates = await asyncio.to_thread(self._renew, request, present)
         leaf = _log_issued("renewed", certificates, context.peer())
+        self._record.known(RENEW, "its present certificate is of this authority", allowed=True)
         response = authority_pb2.RenewResponse(certificates=certificates)
         response.expire_time.FromDatetime(leaf.not_valid_after_utc)
         return response
@@ -93,14 +118,18 @@ class AuthorityService(authority_pb2_grpc.AuthorityServicer):
         self, request: authority_pb2.IssueTokenRequest, context: Context
     ) -> authority_pb2.IssueTokenResponse:
         present = self._present()
-        issued = await asyncio.to_thread(
-            self._authority.issue_token,
-            caller().peer,
-            thumbprint(caller().peer_certificate),
-            list(request.audiences),
-            present.not_valid_after_utc,
+        with self._refusals(ISSUE_TOKEN):
+            issued = await asyncio.to_thread(
+                self._authority.issue_token,
+                caller().peer,
+                thumbprint(caller().peer_certificate),
+                list(request.audiences),
+                present.not_valid_after_utc,
+            )
+        audiences = ", ".join(sorted(set(request.audiences)))
+        self._record.known(
+            ISSUE_TOKEN, f"its certificate is of this authority; the token is for {audiences}", allowed=True
         )
-        _log.info("token issued", spiffe_id=str(caller().peer), audiences=list(request.audiences))
         response = authority_pb2.IssueTokenResponse(token=issued.text)
         response.expire_time.FromDatetime(issued.expires.astimezone(UTC))
         return response
@@ -109,6 +138,15 @@ class AuthorityService(authority_pb2_grpc.AuthorityServicer):
         self, request: authority_pb2.CreateJoinTokenRequest, context: Context
     ) -> authority_pb2.CreateJoinTokenResponse:
         return await self._invitations.create(request, context)
+
+    @contextmanager
+    def _refusals(self, action: str) -> Iterator[None]:
+        """Records that the body refused the caller."""
+        try:
+            yield
+        except TelltaleError as refused:
+            self._record.known(action, str(refused), allowed=False)
+            raise
 
     def _present(self) -> x509.Certificate:
         """The caller's certificate, which has to be of this authority's own trust domain."""
@@ -126,6 +164,8 @@ class AuthorityService(authority_pb2_grpc.AuthorityServicer):
 
 def _claimed(join_token: str) -> str:
     """Whom a refused token says it is for: unchecked, and of help to those who look for a stolen one."""
+    if len(join_token) > _LONGEST_JOIN_TOKEN:
+        return ""
     try:
         return str(JoinToken.parse(join_token).spiffe_id)
     except TelltaleError:

@@ -39,13 +39,15 @@ class Unauthenticated(TelltaleError):
 class PermissionMissing(TelltaleError):
     """A caller who is known and may not do this."""
 
-    def __init__(self, principal: str, permission: str, product: str) -> None:
+    def __init__(self, principal: str, permission: str, product: str, rules: tuple[str, ...] = ()) -> None:
         super().__init__(
             f"{principal} lacks the permission `{permission}` on {product}; ask its owner for it"
         )
         self.principal = principal
         self.permission = permission
         self.product = product
+        # Those that forbid it; empty when none permits it.
+        self.rules = rules
 
 
 class NotFound(TelltaleError):

@@ -153,4 +153,5 @@ async def test_a_stream_that_is_cut_while_the_disk_is_slow_leaves_no_task_and_lo
     busy.set()
     await blocked
     await servers.domain.log._database.write(lambda db: None)
-    assert len(await servers.domain.log.after(DISK_USAGE, 0, 1 << 20)) >= 8
+    # One of the eight jobs may have been the service's own pruning.
+    assert len(await servers.domain.log.after(DISK_USAGE, 0, 1 << 20)) >= 7
