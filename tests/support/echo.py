@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 
 from telltale.api.mesh.v1 import access_pb2
+from telltale.audit import UNRECORDED, Auditor
 from telltale.errors import LimitExceeded, NotFound, PermissionMissing, Precondition
 from telltale.identity.credentials import Credentials
 from telltale.identity.dialling import dial
@@ -113,7 +114,9 @@ class Echo:
 
 
 @asynccontextmanager
-async def echo_server(mesh: Mesh, forwarders: frozenset[SpiffeId] = frozenset()) -> AsyncIterator[Echo]:
+async def echo_server(
+    mesh: Mesh, forwarders: frozenset[SpiffeId] = frozenset(), auditor: Auditor = UNRECORDED
+) -> AsyncIterator[Echo]:
     """Serves as the domain service of `servers`."""
     name, audience = mesh.server_name("service", "servers"), mesh.trust_domain("servers")
     me = mesh.workload("servers", "/service", [name])
@@ -123,5 +126,6 @@ async def echo_server(mesh: Mesh, forwarders: frozenset[SpiffeId] = frozenset())
         "127.0.0.1:0",
         Authenticator(me.trust, audience, forwarders),
         lambda server: server.add_generic_rpc_handlers((generic,)),
+        auditor=auditor,
     ) as port:
         yield Echo(mesh, f"127.0.0.1:{port}", name, audience)
