@@ -8,6 +8,11 @@ from pathlib import Path
 import click
 import pytest
 
+import certs.policy
+import certs.record
+import gateway.decisions
+import telltale.domain.access
+import telltale.rpc.guard
 from agent.settings import AgentSettings
 from certs.serve import AuthoritySettings
 from gateway.settings import GatewaySettings
@@ -219,3 +224,23 @@ def test_every_variable_that_anything_reads_is_explained() -> None:
 
 def _is_source(path: Path) -> bool:
     return (path.is_file() and path.suffix in (".py", ".sh")) or path.name == "Dockerfile"
+
+
+@pytest.mark.parametrize(
+    "action",
+    sorted(
+        {
+            telltale.rpc.guard.AUTHENTICATE,
+            telltale.domain.access.FORWARD,
+            gateway.decisions.REGISTER,
+            gateway.decisions.ADMIT,
+            gateway.decisions.FORWARD,
+            certs.policy.INVITE,
+            certs.record.ENROLL,
+            certs.record.RENEW,
+            certs.record.ISSUE_TOKEN,
+        }
+    ),
+)
+def test_every_decision_that_is_recorded_is_explained(action: str) -> None:
+    assert f"`{action}`" in section(SECURITY, "The audit log")

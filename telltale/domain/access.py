@@ -17,6 +17,8 @@ from telltale.identity.tokens import TokenVerifier
 from telltale.naming import SpiffeId
 from telltale.rpc.auth import caller, on_the_wire
 
+# What is asked for by who speaks for others.
+FORWARD = "forward"
 _MAX_QUERIES = 1_000
 _ACTIONS = {
     Action.ACTION_DISCOVER: "discover",
@@ -128,8 +130,8 @@ class AccessService(AccessServicer):
         """The caller must be a forwarder."""
         peer = caller().peer
         if peer not in self._forwarders:
-            refused = PermissionMissing(str(peer), "forward", "this domain's products")
-            self._access.record(Principal(peer), "forward", "", Decision(False, str(refused)))
+            refused = PermissionMissing(str(peer), FORWARD, "this domain's products")
+            self._access.record(Principal(peer), FORWARD, "", Decision(False, str(refused)))
             raise refused
         if len(request.queries) > _MAX_QUERIES:
             raise InvalidInput(f"a check has at most {_MAX_QUERIES} queries")
