@@ -1,4 +1,7 @@
-"""What a domain may register: its own products in its own files, within bounds. All of it or nothing."""
+"""What a domain may register: its own products in its own files, within bounds and by the mesh-wide rules.
+
+All of it or nothing.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -6,7 +9,7 @@ from dataclasses import dataclass
 from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto, FileDescriptorProto
 
 from telltale import naming
-from telltale.contract import Contract, Image, check_shared_files, contracts_in
+from telltale.contract import Contract, Image, check_shared_files, contracts_in, governance
 from telltale.contract.image import parse_file
 from telltale.contract.shared import is_shared
 from telltale.errors import InvalidInput
@@ -53,7 +56,8 @@ def check(files: Mapping[str, bytes], trust_domain: str, mesh: str) -> Registrat
             symbols.add(symbol)
             if len(symbols) > MAX_SYMBOLS:
                 raise InvalidInput(f"the files define more than {MAX_SYMBOLS} names; register fewer")
-    contracts = contracts_in(Image.of_files(files.values()))
+    image = Image.of_files(files.values())
+    contracts = contracts_in(image)
     for contract in contracts:
         if naming.owner_of(contract.name) != domain:
             raise InvalidInput(
@@ -62,6 +66,7 @@ def check(files: Mapping[str, bytes], trust_domain: str, mesh: str) -> Registrat
             )
     if not contracts:
         raise InvalidInput(f"{trust_domain} offers no data product; give a service the product option")
+    governance.require(contracts, image)
     own = {name: data for name, data in files.items() if not is_shared(name)}
     return Registration(own, {contract.name: contract for contract in contracts})
 
