@@ -19,7 +19,7 @@ from telltale.api.mesh.v1.product_pb2 import Classification, Kind
 from telltale.cli.main import cli
 from telltale.contract.image import own_image
 from telltale.contract.product import Contract, contracts_in
-from telltale.domain.policy import ACTIONS
+from telltale.domain.policy import ACTIONS, SEE
 from telltale.domain.service import DomainSettings
 from telltale.settings import IdentitySettings, Settings, default_of
 
@@ -202,7 +202,7 @@ def test_every_reason_for_refusing_a_batch_is_explained(reason: str) -> None:
     assert f"`{reason.removeprefix('REFUSAL_REASON_')}`" in SECURITY
 
 
-@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("action", [*ACTIONS, SEE])
 def test_every_permission_is_explained(action: str) -> None:
     assert f"| `{action}` |" in SECURITY
 

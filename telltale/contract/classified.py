@@ -54,3 +54,9 @@ def _below(message: Descriptor, names: tuple[str, ...], numbers: tuple[int, ...]
         below = inner(field)
         if below is not None:
             yield from _below(below, place.names, place.numbers)
+
+
+def left_behind(old: Descriptor, new: Descriptor) -> dict[str, Classification]:
+    """Fields of an earlier version that the record lacks now, by dotted name."""
+    present = {place.numbers for place in places(new)}
+    return {str(place): place.classification for place in places(old) if place.numbers not in present}

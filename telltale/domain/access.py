@@ -8,7 +8,9 @@ from telltale.api.mesh.v1.access_pb2 import AccessDecision, Action, CheckRequest
 from telltale.api.mesh.v1.access_pb2_grpc import AccessServicer
 from telltale.contract.product import Contract
 from telltale.domain.cedar import Principal
+from telltale.domain.clearance import Clearance, NotCleared
 from telltale.domain.policy import Policy
+from telltale.domain.products import Products
 from telltale.errors import InvalidInput, PermissionMissing
 from telltale.identity.tokens import TokenVerifier
 from telltale.naming import SpiffeId
@@ -28,9 +30,10 @@ _ACTIONS = {
 class Access:
     """The policy of a domain over its products."""
 
-    def __init__(self, policy: Policy, contracts: dict[str, Contract], mesh: str) -> None:
+    def __init__(self, policy: Policy, products: Products, mesh: str) -> None:
         self._policy = policy
-        self._contracts = contracts
+        self._products = products
+        self._contracts = products.contracts
         self.mesh = mesh
 
     def allows(self, principal: Principal, action: str, contract: Contract) -> bool:
@@ -41,6 +44,19 @@ class Access:
         principal = asking()
         if not self.allows(principal, action, contract):
             raise PermissionMissing(str(principal), action, contract.name)
+
+    def require_whole(self, contract: Contract) -> None:
+        """Raises PermissionMissing unless the caller may have sealed batches, which are whole."""
+        self.require("subscribe", contract)
+        principal = asking()
+        clearance = self.clearance(principal, contract)
+        if clearance.masked:
+            raise NotCleared(str(principal), contract.name, clearance.refusal(principal))
+
+    def clearance(self, principal: Principal, contract: Contract) -> Clearance:
+        """What of the product's fields the principal may see."""
+        sees = self._policy.clearance(principal, contract, self.mesh)
+        return Clearance(contract, sees, self._products.former[contract.name])
 
     def require_any(self, principal: Principal, action: str) -> None:
         """Raises PermissionMissing unless the principal may do it with at least one product."""
@@ -59,6 +75,11 @@ class Access:
         if contract is None or name is None:
             return AccessDecision(allowed=False, reason=f"{product} is no product of this domain")
         decision = self._policy.decide(principal, name, contract, self.mesh)
+        if decision.allowed and action == Action.ACTION_SUBSCRIBE:
+            # Those that forward batches forward them whole.
+            clearance = self.clearance(principal, contract)
+            if clearance.masked:
+                return AccessDecision(allowed=False, reason=clearance.refusal(principal))
         return AccessDecision(allowed=decision.allowed, reason=decision.reason)
 
 

@@ -88,7 +88,7 @@ async def serving_domain(
     ):
         products = Products(image, product_log)
         await products.load()
-        access = Access(policy, products.contracts, mesh)
+        access = Access(policy, products, mesh)
         ingest = Ingest(product_log, products, access, Verifier(me.trust), telemetry.report_refusal)
         tokens = TokenVerifier(me.trust, trust_domain)
 
