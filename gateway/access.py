@@ -31,8 +31,9 @@ _REMEMBERED_SECONDS = 10.0
 _MAX_REMEMBERED = 100_000
 _MAX_QUERIES = 1_000
 _PATIENCE_SECONDS = 5.0
-# What is remembered, and passed on to the caller, of the owner's words.
+# What is remembered, and passed on to the caller, of the owner's words, and of how many refusals.
 _LONGEST_REASON = 1_000
+_MAX_WORDS = 2_000
 _CHECK = "/telltale.api.mesh.v1.Access/Check"
 
 
@@ -63,8 +64,10 @@ class Access:
 
     def __init__(self, owners: Owners) -> None:
         self._owners = owners
-        # Token's digest, action and product -> what was said, and until when that may be used.
-        self._recent: OrderedDict[tuple[bytes, Action, str], tuple[Answer, float]] = OrderedDict()
+        # Token's digest, action and product -> allowed, and until when that may be used.
+        self._recent: OrderedDict[tuple[bytes, Action, str], tuple[bool, float]] = OrderedDict()
+        # The same -> why it was denied.
+        self._words: OrderedDict[tuple[bytes, Action, str], str] = OrderedDict()
         # Principal and product -> the last answer to `discover`.
         self._discovered: OrderedDict[tuple[str, str], bool] = OrderedDict()
 
@@ -78,7 +81,7 @@ class Access:
             recent = self._recent.get((token, action, product))
             owner = self._owners.owner(product)
             if recent is not None and now < recent[1]:
-                decisions[product] = recent[0].decision
+                decisions[product] = Decision.ALLOWED if recent[0] else Decision.DENIED
             elif owner is None:
                 decisions[product] = Decision.NO_ANSWER
             else:
@@ -87,14 +90,17 @@ class Access:
         for answers in await asyncio.gather(*asked):
             for product, answer in answers.items():
                 decisions[product] = answer.decision
-                if answer.decision is not Decision.NO_ANSWER:
-                    _remember(self._recent, (token, action, product), (answer, now + _REMEMBERED_SECONDS))
+                if answer.decision is Decision.NO_ANSWER:
+                    continue
+                allowed = answer.decision is Decision.ALLOWED
+                _remember(self._recent, (token, action, product), (allowed, now + _REMEMBERED_SECONDS))
+                if not allowed:
+                    _remember(self._words, (token, action, product), answer.reason, _MAX_WORDS)
         return decisions
 
     def reason(self, caller: Caller, action: Action, product: str) -> str:
-        """The owner's own words for its last decision; empty when they are forgotten."""
-        recent = self._recent.get((_digest(caller), action, product))
-        return recent[0].reason if recent is not None else ""
+        """Why the owner denied it when it last did, in its own words; empty when they are forgotten."""
+        return self._words.get((_digest(caller), action, product), "")
 
     async def discoverable(self, caller: Caller, products: Iterable[str]) -> set[str]:
         """What the caller may know of. While an owner is down, its last answer to the caller counts."""
@@ -156,8 +162,8 @@ def _digest(caller: Caller) -> bytes:
     return hashlib.sha256(caller.token.encode()).digest()
 
 
-def _remember(memory: "OrderedDict[_K, _V]", key: _K, value: _V) -> None:
+def _remember(memory: "OrderedDict[_K, _V]", key: _K, value: _V, most: int = _MAX_REMEMBERED) -> None:
     memory[key] = value
     memory.move_to_end(key)
-    if len(memory) > _MAX_REMEMBERED:
+    if len(memory) > most:
         memory.popitem(last=False)

@@ -84,7 +84,8 @@ def test_everybody_sees_what_their_work_needs_and_a_foreign_group_shows_nothing(
 
 
 def test_a_rule_about_sight_does_not_fit_what_is_no_sight() -> None:
-    rule = '@id("a") permit (principal, action == Action::"list", resource) when { context.classification == "" };'
+    rule = """@id("a") permit (principal, action == Action::"list", resource)
+              when { context.classification == "public" };"""
     with pytest.raises(ConfigurationError, match="classification"):
         Policy(rule)
 
