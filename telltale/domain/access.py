@@ -4,14 +4,21 @@ from typing import Any
 
 from grpc import aio
 
-from telltale.api.mesh.v1.access_pb2 import AccessDecision, Action, CheckRequest, CheckResponse
+from telltale.api.mesh.v1.access_pb2 import (
+    AccessDecision,
+    Action,
+    CheckRequest,
+    CheckResponse,
+    DescribePolicyRequest,
+    DescribePolicyResponse,
+)
 from telltale.api.mesh.v1.access_pb2_grpc import AccessServicer
 from telltale.contract.product import Contract
 from telltale.domain.cedar import Principal
 from telltale.domain.clearance import Clearance, NotCleared
 from telltale.domain.policy import Policy
 from telltale.domain.products import Products
-from telltale.errors import InvalidInput, PermissionMissing
+from telltale.errors import InvalidInput, NotFound, PermissionMissing
 from telltale.identity.tokens import TokenVerifier
 from telltale.naming import SpiffeId
 from telltale.rpc.auth import caller
@@ -31,13 +38,13 @@ class Access:
     """The policy of a domain over its products."""
 
     def __init__(self, policy: Policy, products: Products, mesh: str) -> None:
-        self._policy = policy
+        self.policy = policy
         self._products = products
         self._contracts = products.contracts
         self.mesh = mesh
 
     def allows(self, principal: Principal, action: str, contract: Contract) -> bool:
-        return self._policy.decide(principal, action, contract, self.mesh).allowed
+        return self.policy.decide(principal, action, contract, self.mesh).allowed
 
     def require(self, action: str, contract: Contract) -> None:
         """Raises PermissionMissing unless the caller of the running call may."""
@@ -55,7 +62,7 @@ class Access:
 
     def clearance(self, principal: Principal, contract: Contract) -> Clearance:
         """What of the product's fields the principal may see."""
-        sees = self._policy.clearance(principal, contract, self.mesh)
+        sees = self.policy.clearance(principal, contract, self.mesh)
         return Clearance(contract, sees, self._products.former[contract.name])
 
     def require_any(self, principal: Principal, action: str) -> None:
@@ -74,7 +81,7 @@ class Access:
         name = _ACTIONS.get(action)
         if contract is None or name is None:
             return AccessDecision(allowed=False, reason=f"{product} is no product of this domain")
-        decision = self._policy.decide(principal, name, contract, self.mesh)
+        decision = self.policy.decide(principal, name, contract, self.mesh)
         if decision.allowed and action == Action.ACTION_SUBSCRIBE:
             # Those that forward batches forward them whole.
             clearance = self.clearance(principal, contract)
@@ -90,10 +97,13 @@ def asking() -> Principal:
 
 
 class AccessService(AccessServicer):
-    """Serves `Access` to those that forward calls."""
+    """Serves `Access`: decisions to those that forward calls, the rules themselves to those they concern."""
 
-    def __init__(self, access: Access, tokens: TokenVerifier, forwarders: frozenset[SpiffeId]) -> None:
+    def __init__(
+        self, access: Access, trust_domain: str, tokens: TokenVerifier, forwarders: frozenset[SpiffeId]
+    ) -> None:
         self._access = access
+        self._trust_domain = trust_domain
         self._tokens = tokens
         self._forwarders = forwarders
 
@@ -112,3 +122,14 @@ class AccessService(AccessServicer):
                 self._access.decide(principal, query.action, query.product) for query in request.queries
             ]
         )
+
+    async def DescribePolicy(
+        self, request: DescribePolicyRequest, context: "aio.ServicerContext[Any, Any]"
+    ) -> DescribePolicyResponse:
+        """The caller needs `discover` on a product of the domain."""
+        self._access.require_any(asking(), "discover")
+        if request.trust_domain != self._trust_domain:
+            raise NotFound(
+                f"this is the service of {self._trust_domain}; ask {request.trust_domain[:200]!r} for its own"
+            )
+        return DescribePolicyResponse(policy=self._access.policy.text)

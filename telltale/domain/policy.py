@@ -57,6 +57,8 @@ class Policy:
 
     def __init__(self, text: str, name: str = "policy.cedar") -> None:
         """Reads rules; raises ConfigurationError naming file and line when one is wrong."""
+        # As it was written.
+        self.text = text
         self._rules = Rules(text, name, _SCHEMA)
         self._answer = lru_cache(_MAX_CACHED)(self._evaluate)
 

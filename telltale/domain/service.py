@@ -95,7 +95,7 @@ async def serving_domain(
         def add(server: aio.Server) -> None:
             add_IngestServicer_to_server(ingest, server)
             add_SchemasServicer_to_server(SchemasService(products, access), server)
-            add_AccessServicer_to_server(AccessService(access, tokens, forwarders), server)
+            add_AccessServicer_to_server(AccessService(access, trust_domain, tokens, forwarders), server)
             subscriptions = Subscriptions(product_log, access)
             listings = Listings(product_log, access)
             for contract in products.contracts.values():

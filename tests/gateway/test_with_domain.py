@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,13 +23,11 @@ from telltale.api.servers.v1.accounts_pb2_grpc import AccountsStub
 from telltale.api.servers.v1.disk_usage_pb2 import DiskUsageFrame
 from telltale.api.servers.v1.disk_usage_pb2_grpc import DiskUsageStub
 from telltale.api.servers.v1.inventory_pb2_grpc import InventoryStub
-from telltale.domain.service import Domain, DomainSettings, serving_domain
-from telltale.identity.workload import Workload
 from telltale.seal.verify import Verifier
-from telltale.source.source import Source, SourceSettings
+from tests.gateway.realdomain import servers, source
 from tests.gateway.wire import Gateway, gateway_service
-from tests.support.batches import DISK_USAGE, INVENTORY, SERVERS, disk_usage, header_of, host
-from tests.support.domain import ROOT, free_port
+from tests.support.batches import DISK_USAGE, INVENTORY, disk_usage, header_of, host
+from tests.support.domain import free_port
 from tests.support.mesh import Mesh
 
 ACCOUNTS = "servers.accounts"
@@ -41,33 +37,6 @@ Started = tuple[Gateway, Mesh]
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Mesh:
     return Mesh.create(tmp_path_factory.mktemp("mesh"), "platform", "servers", "network", "operators")
-
-
-@asynccontextmanager
-async def servers(mesh: Mesh, gateway: Gateway, state: Path, port: int) -> AsyncIterator[Domain]:
-    """The servers domain with its own policy, which takes its lease by itself."""
-    nobody = f"127.0.0.1:{free_port()}"
-    settings = DomainSettings(
-        mesh=mesh.name,
-        state=state,
-        trust=mesh.home.trust,
-        authority=nobody,
-        enrollment=nobody,
-        listen=f"127.0.0.1:{port}",
-        advertise=f"localhost:{port}",
-        gateway=f"127.0.0.1:{gateway.port}",
-        platform=nobody,
-    )
-    me = mesh.workload("servers", "/service", [mesh.server_name("service", "servers")])
-    async with serving_domain(me, settings, "servers", ROOT / "services/servers/policy.cedar") as domain:
-        yield domain
-
-
-@asynccontextmanager
-async def source(mesh: Mesh, agent: Workload, spool: Path, port: int) -> AsyncIterator[Source]:
-    settings = SourceSettings(spool, f"127.0.0.1:{port}", mesh.trust_domain("servers"), 1 << 24)
-    async with Source(agent, settings, SERVERS) as one:
-        yield one
 
 
 async def test_sealed_batches_arrive_whole_and_in_order_across_a_restart_of_the_domain(
