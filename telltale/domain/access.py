@@ -14,7 +14,7 @@ from telltale.api.mesh.v1.access_pb2 import (
 )
 from telltale.api.mesh.v1.access_pb2_grpc import AccessServicer
 from telltale.contract.product import Contract
-from telltale.domain.cedar import Principal
+from telltale.domain.cedar import Decision, Principal
 from telltale.domain.clearance import Clearance, NotCleared
 from telltale.domain.policy import Policy
 from telltale.domain.products import Products
@@ -41,6 +41,7 @@ class Access:
         self.policy = policy
         self._products = products
         self._contracts = products.contracts
+        self._clearances: dict[tuple[object, ...], Clearance] = {}
         self.mesh = mesh
 
     def allows(self, principal: Principal, action: str, contract: Contract) -> bool:
@@ -56,14 +57,27 @@ class Access:
         """Raises PermissionMissing unless the caller may have sealed batches, which are whole."""
         self.require("subscribe", contract)
         principal = asking()
+        decision = self.whole(principal, contract)
+        if not decision.allowed:
+            raise NotCleared(str(principal), contract.name, decision.reason)
+
+    def whole(self, principal: Principal, contract: Contract) -> Decision:
+        """Whether the principal may subscribe to the product and see every field of it."""
+        decision = self.policy.decide(principal, "subscribe", contract, self.mesh)
         clearance = self.clearance(principal, contract)
-        if clearance.masked:
-            raise NotCleared(str(principal), contract.name, clearance.refusal(principal))
+        if decision.allowed and clearance.masked:
+            return Decision(False, clearance.refusal(principal))
+        return decision
 
     def clearance(self, principal: Principal, contract: Contract) -> Clearance:
         """What of the product's fields the principal may see."""
         sees = self.policy.clearance(principal, contract, self.mesh)
-        return Clearance(contract, sees, self._products.former[contract.name])
+        former = self._products.former[contract.name]
+        # As many as there are products, ways to see them and versions that lost a field.
+        known = contract.name, sees, *former.items()
+        if known not in self._clearances:
+            self._clearances[known] = Clearance(contract, sees, former)
+        return self._clearances[known]
 
     def require_any(self, principal: Principal, action: str) -> None:
         """Raises PermissionMissing unless the principal may do it with at least one product."""
@@ -81,12 +95,11 @@ class Access:
         name = _ACTIONS.get(action)
         if contract is None or name is None:
             return AccessDecision(allowed=False, reason=f"{product} is no product of this domain")
-        decision = self.policy.decide(principal, name, contract, self.mesh)
-        if decision.allowed and action == Action.ACTION_SUBSCRIBE:
+        if action == Action.ACTION_SUBSCRIBE:
             # Those that forward batches forward them whole.
-            clearance = self.clearance(principal, contract)
-            if clearance.masked:
-                return AccessDecision(allowed=False, reason=clearance.refusal(principal))
+            decision = self.whole(principal, contract)
+        else:
+            decision = self.policy.decide(principal, name, contract, self.mesh)
         return AccessDecision(allowed=decision.allowed, reason=decision.reason)
 
 

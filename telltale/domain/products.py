@@ -71,7 +71,9 @@ class Products:
         for old in schema.contracts():
             present = self.contracts.get(old.name)
             if present is not None:
-                self.former[old.name] |= left_behind(old.record, present.record)
+                former = self.former[old.name]
+                for field, classification in left_behind(old.record, present.record).items():
+                    former[field] = max(classification, former.get(field, classification))
 
     def _check(self, offered: Contract) -> None:
         present = self.contracts.get(offered.name)
