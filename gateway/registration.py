@@ -17,6 +17,8 @@ from telltale.errors import InvalidInput
 MAX_FILES = 256
 MAX_BYTES = 4 * 1024 * 1024
 MAX_SYMBOLS = 50_000
+# Each may be a product, and what is checked of a product takes its time.
+MAX_SERVICES = 256
 MAX_NESTING = 8
 MAX_IMPORT_DEPTH = 16
 
@@ -56,6 +58,9 @@ def check(files: Mapping[str, bytes], trust_domain: str, mesh: str) -> Registrat
             symbols.add(symbol)
             if len(symbols) > MAX_SYMBOLS:
                 raise InvalidInput(f"the files define more than {MAX_SYMBOLS} names; register fewer")
+    services = sum(len(proto.service) for name, proto in protos.items() if not is_shared(name))
+    if services > MAX_SERVICES:
+        raise InvalidInput(f"the files define {services} services; at most {MAX_SERVICES} are taken")
     image = Image.of_files(files.values())
     contracts = contracts_in(image)
     for contract in contracts:

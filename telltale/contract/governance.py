@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
+from itertools import islice
 from typing import TypeAlias
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor
 
 from telltale import naming
 from telltale.api.mesh.v1.product_pb2 import Classification, Role, Status
-from telltale.contract.classified import Place, inner, places, value_of
+from telltale.contract.classified import Place, inner, value_of
 from telltale.contract.fields import field_options, inside
 from telltale.contract.image import Image
 from telltale.contract.product import Contract
@@ -97,10 +98,11 @@ def violations(contracts: Iterable[Contract], image: Image) -> Iterator[Violatio
 
 def require(contracts: Iterable[Contract], image: Image) -> None:
     """Raises InvalidInput with what is wrong when a mandatory rule is broken."""
-    broken = [str(one) for one in violations(contracts, image) if one.mandatory]
-    if broken:
-        more = f" (and {len(broken) - _SPELLED} more)" if len(broken) > _SPELLED else ""
-        raise InvalidInput(f"{'. '.join(broken[:_SPELLED])}{more}")
+    broken = (str(one) for one in violations(contracts, image) if one.mandatory)
+    spelled = list(islice(broken, _SPELLED))
+    if spelled:
+        more = " (and more)" if next(broken, None) else ""
+        raise InvalidInput(f"{'. '.join(spelled)}{more}")
 
 
 def _support(contract: Contract, image: Image) -> Iterator[Fault]:
@@ -138,14 +140,14 @@ def _retention(contract: Contract, image: Image) -> Iterator[Fault]:
 
 
 def _classification(contract: Contract, image: Image) -> Iterator[Fault]:
-    highest = max(place.classification for place in places(contract.record))
+    highest = max(place.classification for place in contract.places)
     if highest < contract.options.classification:
         cure = f"classify its fields, or the product as {_word(highest)} as they are"
         yield contract.service, f"is {_word(contract.options.classification)}, and no field of it is", cure
 
 
 def _people(contract: Contract, image: Image) -> Iterator[Fault]:
-    for place in places(contract.record):
+    for place in contract.places:
         options = field_options(place.field)
         may_name = _NAMING.intersection(options.roles) or _OF_A_USER.search(options.semconv)
         if may_name and not options.classification:
@@ -173,7 +175,7 @@ def _documented(contract: Contract) -> Iterator[str]:
     parts: dict[str, Descriptor] = {contract.record.full_name: contract.record}
     enums: dict[str, EnumDescriptor] = {}
     # A message that is used in two places is listed once.
-    fields: dict[str, Place] = {place.field.full_name: place for place in places(contract.record)}
+    fields: dict[str, Place] = {place.field.full_name: place for place in contract.places}
     for place in fields.values():
         below = inner(place.field)
         if below is not None:
@@ -191,7 +193,7 @@ def _documented(contract: Contract) -> Iterator[str]:
 
 
 def _units(contract: Contract, image: Image) -> Iterator[Fault]:
-    for place in places(contract.record):
+    for place in contract.places:
         options = field_options(place.field)
         if _MEASURED.intersection(options.roles) and not options.unit:
             cure = "state the unit in UCUM, such as `By` or `s`; `1` for a ratio"

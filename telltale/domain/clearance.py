@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 from telltale.api.mesh.v1.batch_pb2 import Delivery, Header, SealedBatch
 from telltale.api.mesh.v1.product_pb2 import Classification, Kind
-from telltale.contract.classified import inner, places, value_of
+from telltale.contract.classified import inner, value_of
 from telltale.contract.product import Contract
 from telltale.contract.schema import message_class
 from telltale.domain.policy import word
@@ -47,7 +47,7 @@ class Clearance:
         # By dotted name; what lies in a hidden field is not named again.
         self._hidden = {
             str(place): place.classification
-            for place in places(contract.record)
+            for place in contract.places
             if place.classification not in sees and _hide(self._tree, place.names)
         }
         self._hidden |= {name: one for name, one in former.items() if one not in sees}

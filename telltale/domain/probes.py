@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from telltale import naming
 from telltale.api.mesh.v1.product_pb2 import Classification
-from telltale.contract.classified import places
 from telltale.contract.governance import POLICY, Violation
 from telltale.contract.product import Contract
 from telltale.domain.cedar import Principal
@@ -98,7 +97,7 @@ def _permitted(
         decision = policy.decide(probe.principal, action, contract, mesh)
         if decision.allowed and action not in within:
             yield action, decision.rules
-    for classification in sorted({place.classification for place in places(contract.record)} - probe.sees):
+    for classification in sorted({place.classification for place in contract.places} - probe.sees):
         decision = policy.sees(probe.principal, contract, classification, mesh)
         if decision.allowed:
             yield f"see {word(classification)}", decision.rules

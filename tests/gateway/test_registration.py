@@ -138,6 +138,15 @@ def test_too_many_names_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         check(offered(), SERVERS, MESH)
 
 
+def test_too_many_services_are_refused() -> None:
+    def serve(proto: FileDescriptorProto) -> None:
+        for number in range(registration.MAX_SERVICES):
+            proto.service.add(name=f"S{number}")
+
+    with pytest.raises(InvalidInput, match="at most 256 are taken"):
+        check(changed(DISK_USAGE, serve), SERVERS, MESH)
+
+
 def test_messages_nested_too_deeply_are_refused() -> None:
     def nest(proto: FileDescriptorProto) -> None:
         message = proto.message_type[0]
