@@ -33,7 +33,7 @@ class Decision:
 
     allowed: bool
     reason: str
-    # The @id of each rule that decided.
+    # The rules that decided, by their @id, sorted.
     rules: tuple[str, ...] = ()
 
 
@@ -78,9 +78,10 @@ class Rules:
             # A rule that fails may be one that forbids.
             return Decision(False, f"the policy failed: {'; '.join(found.errors)}")
         rules = tuple(sorted(found.id_annotations_by_reason.values()))
+        named = ", ".join(rules)
         if answer.allowed:
-            return Decision(True, f"permitted by {', '.join(rules)}", rules)
-        return Decision(False, f"forbidden by {', '.join(rules)}" if rules else missing, rules)
+            return Decision(True, f"permitted by {named}", rules)
+        return Decision(False, f"forbidden by {named}" if rules else missing, rules)
 
     def _check(self, line: int, rule: str) -> None:
         try:
