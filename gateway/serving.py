@@ -15,12 +15,14 @@ from gateway.admission import Admission
 from gateway.catalog import Catalog
 from gateway.catalog_service import CatalogService
 from gateway.decisions import Decisions
+from gateway.policies import AccessService
 from gateway.proxy import Router
 from gateway.reflection import Reflection
 from gateway.schemas import SchemasService
 from gateway.settings import GatewaySettings
 from gateway.stream import StreamService
 from telltale import naming
+from telltale.api.mesh.v1.access_pb2_grpc import add_AccessServicer_to_server
 from telltale.api.mesh.v1.catalog_pb2_grpc import add_CatalogServicer_to_server
 from telltale.api.mesh.v1.schemas_pb2_grpc import add_SchemasServicer_to_server
 from telltale.audit import UNRECORDED, Auditor
@@ -46,6 +48,7 @@ async def serving_gateway(
     def add(server: grpc.aio.Server) -> None:
         add_CatalogServicer_to_server(CatalogService(catalog, access, decisions), server)
         add_SchemasServicer_to_server(SchemasService(catalog, access, decisions), server)
+        add_AccessServicer_to_server(AccessService(catalog), server)
         StreamService(catalog, access, admission).add_to(server)
         add_reflection(server, Reflection(catalog, access).visible)
         # Last: it takes every method that is left.

@@ -22,9 +22,10 @@ from services.writer.settings import WriterSettings
 from telltale.api.mesh.v1.ingest_pb2 import RefusalReason
 from telltale.api.mesh.v1.product_pb2 import Classification, Kind
 from telltale.cli.main import cli
+from telltale.contract.governance import RULES, Rule
 from telltale.contract.image import own_image
 from telltale.contract.product import Contract, contracts_in
-from telltale.domain.policy import ACTIONS
+from telltale.domain.policy import ACTIONS, SEE
 from telltale.domain.service import DomainSettings
 from telltale.settings import IdentitySettings, Settings, default_of
 
@@ -207,9 +208,16 @@ def test_every_reason_for_refusing_a_batch_is_explained(reason: str) -> None:
     assert f"`{reason.removeprefix('REFUSAL_REASON_')}`" in SECURITY
 
 
-@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("action", [*ACTIONS, SEE])
 def test_every_permission_is_explained(action: str) -> None:
     assert f"| `{action}` |" in SECURITY
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_every_rule_of_the_mesh_is_listed_as_it_is_checked(rule: Rule) -> None:
+    mandatory = "mandatory" if rule.mandatory else "recommended"
+    row = f"| `{rule.name}` | {mandatory} | {rule.demands} | {rule.kept.value} |"
+    assert row in SECURITY, f"write in docs/security.md:\n{row}"
 
 
 def test_every_variable_that_anything_reads_is_explained() -> None:

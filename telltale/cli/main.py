@@ -183,6 +183,16 @@ def findings(home: Home, limit: int, as_json: bool) -> None:
 
 
 @cli.command()
+@as_json
+@click.pass_obj
+def governance(home: Home, as_json: bool) -> None:
+    """Check every product against the rules of the mesh; exit code 1 when a mandatory one is broken."""
+    from telltale.cli import governance as command
+
+    _run(command.governance(home, as_json=as_json))
+
+
+@cli.command()
 @click.argument("name")
 @as_json
 @click.pass_obj

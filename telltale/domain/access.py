@@ -6,13 +6,22 @@ from typing import Any
 from grpc import aio
 
 from telltale import audit
-from telltale.api.mesh.v1.access_pb2 import AccessDecision, Action, CheckRequest, CheckResponse
+from telltale.api.mesh.v1.access_pb2 import (
+    AccessDecision,
+    Action,
+    CheckRequest,
+    CheckResponse,
+    DescribePolicyRequest,
+    DescribePolicyResponse,
+)
 from telltale.api.mesh.v1.access_pb2_grpc import AccessServicer
 from telltale.audit import Auditor
 from telltale.contract.product import Contract
 from telltale.domain.cedar import Decision, Principal
+from telltale.domain.clearance import Clearance, NotCleared
 from telltale.domain.policy import Policy
-from telltale.errors import InvalidInput, PermissionMissing
+from telltale.domain.products import Products
+from telltale.errors import InvalidInput, NotFound, PermissionMissing
 from telltale.identity.tokens import TokenVerifier
 from telltale.naming import SpiffeId
 from telltale.rpc.auth import caller, on_the_wire
@@ -33,10 +42,12 @@ _ACTIONS = {
 class Access:
     """The policy of a domain over its products. Every decision is recorded, whoever asked for it."""
 
-    def __init__(self, policy: Policy, contracts: dict[str, Contract], mesh: str, auditor: Auditor) -> None:
-        self._policy = policy
-        self._contracts = contracts
+    def __init__(self, policy: Policy, products: Products, mesh: str, auditor: Auditor) -> None:
+        self.policy = policy
+        self._products = products
+        self._contracts = products.contracts
         self._auditor = auditor
+        self._clearances: dict[tuple[object, ...], Clearance] = {}
         self.mesh = mesh
 
     def allows(self, principal: Principal, action: str, contract: Contract) -> bool:
@@ -48,10 +59,39 @@ class Access:
         if not self.allows(principal, action, contract):
             raise PermissionMissing(str(principal), action, contract.name)
 
+    def require_whole(self, contract: Contract) -> None:
+        """Raises PermissionMissing unless the caller may have sealed batches, which are whole."""
+        principal = asking()
+        decision = self.whole(principal, contract)
+        if decision.allowed:
+            return
+        if self.policy.decide(principal, "subscribe", contract, self.mesh).allowed:
+            raise NotCleared(str(principal), contract.name, decision.reason)
+        raise PermissionMissing(str(principal), "subscribe", contract.name)
+
+    def whole(self, principal: Principal, contract: Contract) -> Decision:
+        """Whether the principal may subscribe to the product and see every field of it."""
+        decision = self.policy.decide(principal, "subscribe", contract, self.mesh)
+        clearance = self.clearance(principal, contract)
+        if decision.allowed and clearance.masked:
+            decision = Decision(False, clearance.refusal(principal))
+        self.record(principal, "subscribe", contract.name, decision)
+        return decision
+
+    def clearance(self, principal: Principal, contract: Contract) -> Clearance:
+        """What of the product's fields the principal may see."""
+        sees = self.policy.clearance(principal, contract, self.mesh)
+        former = self._products.former[contract.name]
+        # As many as there are products, ways to see them and versions that lost a field.
+        known = contract.name, sees, *former.items()
+        if known not in self._clearances:
+            self._clearances[known] = Clearance(contract, sees, former)
+        return self._clearances[known]
+
     def require_any(self, principal: Principal, action: str) -> None:
         """Raises PermissionMissing unless the principal may do it with at least one product."""
         for contract in self._contracts.values():
-            decision = self._policy.decide(principal, action, contract, self.mesh)
+            decision = self.policy.decide(principal, action, contract, self.mesh)
             if decision.allowed:
                 # One decision about no product: with which, the call that follows tells.
                 self.record(principal, action, "", decision)
@@ -83,6 +123,9 @@ class Access:
         if contract is None or name is None:
             decision = Decision(False, f"{product[:200]} is no product of this domain")
             self.record(principal, name or "unknown action", product, decision)
+        elif action == Action.ACTION_SUBSCRIBE:
+            # Those that forward batches forward them whole.
+            decision = self.whole(principal, contract)
         else:
             decision = self._decide(principal, name, contract)
         return AccessDecision(allowed=decision.allowed, reason=decision.reason)
@@ -107,7 +150,7 @@ class Access:
         )
 
     def _decide(self, principal: Principal, action: str, contract: Contract) -> Decision:
-        decision = self._policy.decide(principal, action, contract, self.mesh)
+        decision = self.policy.decide(principal, action, contract, self.mesh)
         self.record(principal, action, contract.name, decision)
         return decision
 
@@ -119,10 +162,13 @@ def asking() -> Principal:
 
 
 class AccessService(AccessServicer):
-    """Serves `Access` to those that forward calls."""
+    """Serves `Access`: decisions to those that forward calls, the rules themselves to those they concern."""
 
-    def __init__(self, access: Access, tokens: TokenVerifier, forwarders: frozenset[SpiffeId]) -> None:
+    def __init__(
+        self, access: Access, trust_domain: str, tokens: TokenVerifier, forwarders: frozenset[SpiffeId]
+    ) -> None:
         self._access = access
+        self._trust_domain = trust_domain
         self._tokens = tokens
         self._forwarders = forwarders
 
@@ -143,3 +189,14 @@ class AccessService(AccessServicer):
                 self._access.decide(principal, query.action, query.product) for query in request.queries
             ]
         )
+
+    async def DescribePolicy(
+        self, request: DescribePolicyRequest, context: "aio.ServicerContext[Any, Any]"
+    ) -> DescribePolicyResponse:
+        """The caller needs `discover` on a product of the domain."""
+        self._access.require_any(asking(), "discover")
+        if request.trust_domain != self._trust_domain:
+            raise NotFound(
+                f"this is the service of {self._trust_domain}; ask {request.trust_domain[:200]!r} for its own"
+            )
+        return DescribePolicyResponse(policy=self._access.policy.text)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from telltale.api.mesh.v1.product_pb2 import Classification
 from telltale.contract.image import own_image
 from telltale.contract.product import Contract, contracts_in
 from telltale.domain.cedar import Principal
-from telltale.domain.policy import ACTIONS, Policy
+from telltale.domain.policy import ACTIONS, CLASSIFICATIONS, Policy
 from telltale.errors import ConfigurationError, InvalidInput
 from telltale.naming import SpiffeId
 
@@ -57,10 +58,44 @@ def test_every_reader_may_read_and_nobody_may_act_or_replay(
         assert allowed(domain, principal, contract) == may | pushes, contract.name
 
 
+PUBLIC, INTERNAL, CONFIDENTIAL, PERSONAL = CLASSIFICATIONS
+
+
+@pytest.mark.parametrize("domain", ["servers", "platform", "analysis"])
+@pytest.mark.parametrize(
+    ("principal", "sees"),
+    [
+        (who("platform", "/gateway"), set(CLASSIFICATIONS)),
+        (who("platform", "/writer"), set(CLASSIFICATIONS)),
+        (who("operators", "/ada"), {PUBLIC, INTERNAL, CONFIDENTIAL}),
+        (who("operators", "/ada", groups=("responders",)), set(CLASSIFICATIONS)),
+        (who("operators", "/ada", groups=("respond", "on-call")), {PUBLIC, INTERNAL, CONFIDENTIAL}),
+        (who("cloud-iam", "/ada", groups=("responders",)), set()),
+        (who("servers", "/agent/h1", groups=("responders",)), set()),
+        (who("platform", "/gateway2"), set()),
+    ],
+)
+def test_everybody_sees_what_their_work_needs_and_a_foreign_group_shows_nothing(
+    domain: str, principal: Principal, sees: set[Classification]
+) -> None:
+    rules = policy(domain)
+    for contract in contracts(domain):
+        assert rules.clearance(principal, contract, MESH) == sees, contract.name
+
+
+def test_a_rule_about_sight_does_not_fit_what_is_no_sight() -> None:
+    rule = """@id("a") permit (principal, action == Action::"list", resource)
+              when { context.classification == "public" };"""
+    with pytest.raises(ConfigurationError, match="classification"):
+        Policy(rule)
+
+
 @pytest.mark.parametrize("domain", ["servers", "platform"])
 def test_the_analysis_service_reads_what_others_publish(domain: str) -> None:
     for contract in contracts(domain):
-        assert READ <= allowed(domain, who("analysis", "/service"), contract)
+        service = who("analysis", "/service")
+        assert READ <= allowed(domain, service, contract)
+        assert policy(domain).clearance(service, contract, MESH) == set(CLASSIFICATIONS)
 
 
 def test_agents_publish_to_their_own_domain_and_read_nothing() -> None:

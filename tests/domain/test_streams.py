@@ -69,7 +69,7 @@ async def test_a_reader_that_retention_overtakes_in_mid_stream_is_told(
     monkeypatch.setattr(subscribe, "_FRAME_BYTES", 1)  # one batch a frame
 
     class Open:
-        def require(self, action: str, contract: object) -> None: ...
+        def require_whole(self, contract: object) -> None: ...
 
     agent = mesh.workload("servers", "/agent/web1")
     async with servers.source(agent, tmp_path / "spool.db") as source:
