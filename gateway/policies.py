@@ -6,6 +6,7 @@ Decisions are the domains' own business with those that forward calls: `Check` g
 import grpc.aio
 
 from gateway.catalog import Catalog
+from gateway.decisions import FORWARD, Decisions
 from gateway.proxy import NotThroughGateway
 from telltale.api.mesh.v1 import access_pb2_grpc
 from telltale.api.mesh.v1.access_pb2 import (
@@ -25,12 +26,15 @@ _PATIENCE_SECONDS = 5.0
 class AccessService(access_pb2_grpc.AccessServicer):
     """Passes on what a domain says of its rules; it decides nothing and keeps nothing."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, decisions: Decisions) -> None:
         self._catalog = catalog
+        self._decisions = decisions
 
     async def Check(self, request: CheckRequest, context: Context) -> CheckResponse:
         """Whoever forwards calls asks the domain itself."""
-        raise NotThroughGateway(str(caller().principal), "telltale.api.mesh.v1.Access/Check")
+        refused = NotThroughGateway(str(caller().principal), "telltale.api.mesh.v1.Access/Check")
+        self._decisions.denied(FORWARD, refused)
+        raise refused
 
     async def DescribePolicy(
         self, request: DescribePolicyRequest, context: Context

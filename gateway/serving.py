@@ -48,7 +48,7 @@ async def serving_gateway(
     def add(server: grpc.aio.Server) -> None:
         add_CatalogServicer_to_server(CatalogService(catalog, access, decisions), server)
         add_SchemasServicer_to_server(SchemasService(catalog, access, decisions), server)
-        add_AccessServicer_to_server(AccessService(catalog), server)
+        add_AccessServicer_to_server(AccessService(catalog, decisions), server)
         StreamService(catalog, access, admission).add_to(server)
         add_reflection(server, Reflection(catalog, access).visible)
         # Last: it takes every method that is left.

@@ -19,7 +19,7 @@ from telltale.audit import Auditor
 from telltale.contract.product import Contract
 from telltale.domain.cedar import Decision, Principal
 from telltale.domain.clearance import Clearance, NotCleared
-from telltale.domain.policy import Policy
+from telltale.domain.policy import SEE, Policy
 from telltale.domain.products import Products
 from telltale.errors import InvalidInput, NotFound, PermissionMissing
 from telltale.identity.tokens import TokenVerifier
@@ -46,8 +46,8 @@ class Access:
         self.policy = policy
         self._products = products
         self._contracts = products.contracts
-        self._auditor = auditor
         self._clearances: dict[tuple[object, ...], Clearance] = {}
+        self._auditor = auditor
         self.mesh = mesh
 
     def allows(self, principal: Principal, action: str, contract: Contract) -> bool:
@@ -62,31 +62,20 @@ class Access:
     def require_whole(self, contract: Contract) -> None:
         """Raises PermissionMissing unless the caller may have sealed batches, which are whole."""
         principal = asking()
-        decision = self.whole(principal, contract)
+        decision = self._whole(principal, contract)
         if decision.allowed:
             return
         if self.policy.decide(principal, "subscribe", contract, self.mesh).allowed:
             raise NotCleared(str(principal), contract.name, decision.reason)
         raise PermissionMissing(str(principal), "subscribe", contract.name)
 
-    def whole(self, principal: Principal, contract: Contract) -> Decision:
-        """Whether the principal may subscribe to the product and see every field of it."""
-        decision = self.policy.decide(principal, "subscribe", contract, self.mesh)
-        clearance = self.clearance(principal, contract)
-        if decision.allowed and clearance.masked:
-            decision = Decision(False, clearance.refusal(principal))
-        self.record(principal, "subscribe", contract.name, decision)
-        return decision
-
-    def clearance(self, principal: Principal, contract: Contract) -> Clearance:
-        """What of the product's fields the principal may see."""
-        sees = self.policy.clearance(principal, contract, self.mesh)
-        former = self._products.former[contract.name]
-        # As many as there are products, ways to see them and versions that lost a field.
-        known = contract.name, sees, *former.items()
-        if known not in self._clearances:
-            self._clearances[known] = Clearance(contract, sees, former)
-        return self._clearances[known]
+    def shown(self, contract: Contract) -> Clearance:
+        """What the caller of the running call sees of the product, to mask the rest by."""
+        principal = asking()
+        clearance, rules = self._clearance(principal, contract)
+        reason = clearance.missing(principal) if clearance.masked else f"permitted by {', '.join(rules)}"
+        self.record(principal, SEE, contract.name, Decision(not clearance.masked, reason, rules))
+        return clearance
 
     def require_any(self, principal: Principal, action: str) -> None:
         """Raises PermissionMissing unless the principal may do it with at least one product."""
@@ -125,7 +114,7 @@ class Access:
             self.record(principal, name or "unknown action", product, decision)
         elif action == Action.ACTION_SUBSCRIBE:
             # Those that forward batches forward them whole.
-            decision = self.whole(principal, contract)
+            decision = self._whole(principal, contract)
         else:
             decision = self._decide(principal, name, contract)
         return AccessDecision(allowed=decision.allowed, reason=decision.reason)
@@ -148,6 +137,32 @@ class Access:
                 rules=decision.rules,
             )
         )
+
+    def _whole(self, principal: Principal, contract: Contract) -> Decision:
+        """Whether the principal may subscribe to the product and see every field of it."""
+        decision = self.policy.decide(principal, "subscribe", contract, self.mesh)
+        if decision.allowed:
+            clearance, seeing = self._clearance(principal, contract)
+            if clearance.masked:
+                decision = Decision(False, clearance.refusal(principal))
+            else:
+                rules = tuple(sorted({*decision.rules, *seeing}))
+                decision = Decision(True, f"permitted by {', '.join(rules)}", rules)
+        self.record(principal, "subscribe", contract.name, decision)
+        return decision
+
+    def _clearance(self, principal: Principal, contract: Contract) -> tuple[Clearance, tuple[str, ...]]:
+        """What of the product's fields the principal may see, and the rules that let it."""
+        former = self._products.former[contract.name]
+        classifications = {place.classification for place in contract.places} | set(former.values())
+        decisions = {one: self.policy.sees(principal, contract, one, self.mesh) for one in classifications}
+        sees = frozenset(one for one, decision in decisions.items() if decision.allowed)
+        # As many as there are products, ways to see them and versions that lost a field.
+        known = contract.name, sees, *former.items()
+        if known not in self._clearances:
+            self._clearances[known] = Clearance(contract, sees, former)
+        rules = {rule for decision in decisions.values() if decision.allowed for rule in decision.rules}
+        return self._clearances[known], tuple(sorted(rules))
 
     def _decide(self, principal: Principal, action: str, contract: Contract) -> Decision:
         decision = self.policy.decide(principal, action, contract, self.mesh)

@@ -55,17 +55,18 @@ class Clearance:
 
     def refusal(self, principal: object) -> str:
         """Why the sealed batches are not for somebody, and what is."""
-        named = [f"{name} ({word(one)})" for name, one in self._hidden.items()]
-        more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
         instead = (
             "List and Watch serve it with these fields masked"
             if self._contract.kind == Kind.KIND_INVENTORY
             else "ask its owner for the permission `see`"
         )
-        return (
-            f"{principal} may not see {', '.join(named[:_NAMED])}{more} of {self._contract.name}, "
-            f"and a sealed batch is delivered whole; {instead}"
-        )
+        return f"{self.missing(principal)}, and a sealed batch is delivered whole; {instead}"
+
+    def missing(self, principal: object) -> str:
+        """What somebody may not see, in words."""
+        named = [f"{name} ({word(one)})" for name, one in self._hidden.items()]
+        more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+        return f"{principal} may not see {', '.join(named[:_NAMED])}{more} of {self._contract.name}"
 
     def require_visible(self, principal: object, field: str) -> None:
         """Raises NotCleared when a filter asks for a field of the record that is hidden."""

@@ -45,7 +45,7 @@ class Listings:
         """The caller needs `list`; fields that it may not `see` are masked."""
         self._access.require("list", contract)
         principal = asking()
-        clearance = self._access.clearance(principal, contract)
+        clearance = self._access.shown(contract)
         if request.page_size < 0:
             raise InvalidInput(f"page_size must not be negative, got {request.page_size}")
         size = min(request.page_size or _DEFAULT_PAGE, _MAX_PAGE)

@@ -14,12 +14,6 @@ from telltale.errors import InvalidInput
 ACTIONS = ("discover", "subscribe", "list", "push", "act", "replay")
 # What of it is seen: asked for each classification that fields can have.
 SEE = "see"
-CLASSIFICATIONS = (
-    Classification.CLASSIFICATION_PUBLIC,
-    Classification.CLASSIFICATION_INTERNAL,
-    Classification.CLASSIFICATION_CONFIDENTIAL,
-    Classification.CLASSIFICATION_PERSONAL,
-)
 
 _SCHEMA = f"""
 entity Domain;
@@ -78,10 +72,6 @@ class Policy:
     ) -> Decision:
         """Whether the principal may see the product's fields of this classification."""
         return self._answer(_question(principal, mesh, SEE, contract, word(classification)))
-
-    def clearance(self, principal: Principal, contract: Contract, mesh: str) -> frozenset[Classification]:
-        """Classifications of which the principal may see the product's fields."""
-        return frozenset(one for one in CLASSIFICATIONS if self.sees(principal, contract, one, mesh).allowed)
 
     def _evaluate(self, question: _Question) -> Decision:
         try:

@@ -8,7 +8,7 @@ from typing import Protocol
 from telltale.api.mesh.v1.batch_pb2 import Gap, GapReason, Position, Sync
 from telltale.api.mesh.v1.stream_pb2 import Start, SubscribeRequest, WatchRequest
 from telltale.contract.product import Contract
-from telltale.domain.access import Access, asking
+from telltale.domain.access import Access
 from telltale.domain.clearance import Clearance
 from telltale.domain.log import Entry, ProductLog
 from telltale.errors import InvalidInput
@@ -40,7 +40,7 @@ class Subscriptions:
     async def watch(self, contract: Contract, request: WatchRequest) -> AsyncIterator[bytes]:
         """The caller needs `subscribe`; who may not `see` every field gets masked copies."""
         self._access.require("subscribe", contract)
-        clearance = self._access.clearance(asking(), contract)
+        clearance = self._access.shown(contract)
         product = contract.name
         extent = await self._log.extent(product)
         through = extent.latest

@@ -15,9 +15,10 @@ from telltale.api.mesh.v1.ingest_pb2 import PushRequest
 from telltale.api.mesh.v1.ingest_pb2_grpc import IngestStub
 from telltale.api.mesh.v1.schemas_pb2 import GetSchemaRequest, RegisterSchemaRequest
 from telltale.api.mesh.v1.schemas_pb2_grpc import SchemasStub
-from telltale.api.mesh.v1.stream_pb2 import SubscribeRequest
+from telltale.api.mesh.v1.stream_pb2 import ListRequest, SubscribeRequest
 from telltale.api.platform.v1.audit_pb2 import AuditRecord
 from telltale.api.platform.v1.audit_pb2_grpc import AuditStub
+from telltale.api.servers.v1.accounts_pb2_grpc import AccountsStub
 from telltale.api.servers.v1.disk_usage_pb2_grpc import DiskUsageStub
 from telltale.identity.workload import Workload
 from telltale.rpc.auth import ON_BEHALF_OF
@@ -132,7 +133,7 @@ async def test_what_the_gateway_asks_for_another_is_a_decision_on_the_other(
     )
     for record in (allowed, denied, nothing):
         assert (record.principal, record.peer) == (str(operator.spiffe_id), str(gateway.spiffe_id))
-    assert list(allowed.rules) == ["operators-read"]
+    assert list(allowed.rules) == ["operators-read", "operators-see"]
     assert not nothing.allowed and "no product of this domain" in nothing.reason
     assert not forwarding.allowed and forwarding.peer == str(operator.spiffe_id)
     assert token.split(".")[2] not in str(audited.seen)
@@ -201,3 +202,25 @@ async def test_a_forwarder_that_shows_a_bad_token_is_told_of(audited: Audited, m
     ):
         assert record.peer == str(gateway.spiffe_id) and "not meant for" in record.reason
     assert foreign.split(".")[2] not in str(audited.seen)
+
+
+async def test_who_saw_what_is_personal_and_from_whom_it_was_kept_are_records(
+    audited: Audited, mesh: Mesh
+) -> None:
+    servers = audited.servers
+    ann, ray = mesh.workload("operators", "/ann"), mesh.workload("operators", "/ray", groups=["responders"])
+    for who in (ann, ray):
+        async with servers.channel(who) as channel:
+            await AccountsStub(channel).List(ListRequest(), metadata=await servers.metadata(who))
+    async with servers.channel(ann) as channel:
+        call = AccountsStub(channel).Subscribe(SubscribeRequest(), metadata=await servers.metadata(ann))
+        assert await refused(call.read()) is grpc.StatusCode.PERMISSION_DENIED
+    masked, whole, stream = await audited.until(
+        lambda one: one.action == "see" and one.principal == str(ann.spiffe_id),
+        lambda one: one.action == "see" and one.principal == str(ray.spiffe_id),
+        lambda one: one.action == "subscribe" and one.product == "servers.accounts",
+    )
+    assert not masked.allowed and list(masked.rules) == ["operators-see"]
+    assert "may not see account (personal), account_id (personal)" in masked.reason
+    assert whole.allowed and list(whole.rules) == ["operators-see", "responders-see-personal"]
+    assert not stream.allowed and "a sealed batch is delivered whole" in stream.reason

@@ -15,13 +15,17 @@ from telltale.contract.classified import left_behind
 from telltale.contract.product import Contract, contracts_in
 from telltale.contract.schema import message_class
 from telltale.domain.clearance import Clearance, NotCleared
-from telltale.domain.policy import CLASSIFICATIONS
 from telltale.identity.credentials import Credentials
 from telltale.seal.sealing import seal
 from tests.support.mesh import Mesh
 from tests.support.protos import compile_image
 
-PUBLIC, INTERNAL, CONFIDENTIAL, PERSONAL = CLASSIFICATIONS
+CLASSIFICATIONS = PUBLIC, INTERNAL, CONFIDENTIAL, PERSONAL = (
+    Classification.CLASSIFICATION_PUBLIC,
+    Classification.CLASSIFICATION_INTERNAL,
+    Classification.CLASSIFICATION_CONFIDENTIAL,
+    Classification.CLASSIFICATION_PERSONAL,
+)
 NO_PEOPLE = frozenset({PUBLIC, INTERNAL, CONFIDENTIAL})
 
 PROTO = """
