@@ -6,6 +6,7 @@ certificate after a renewal would carry tokens that no longer fit it.
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
@@ -34,9 +35,11 @@ class RenewingChannel(grpc.aio.Channel):
         credentials = self._credentials()
         if credentials is not self._shown and not self._closed:
             fresh = self._make(credentials)
-            # Streams on the old channel end with their token; nothing there outlives this.
-            old = self._current
-            closing = asyncio.create_task(old.close(LONGEST_LIFE.total_seconds()))
+            # Streams on the old channel end with their token, and the token ends with the certificate at the
+            # latest: nothing there outlives this. Without a call it closes at once.
+            old, left = self._current, self._shown.not_after - datetime.now(UTC)
+            grace = max(0.0, min(LONGEST_LIFE, left).total_seconds())
+            closing = asyncio.create_task(old.close(grace))
             self._retired[closing] = old
             closing.add_done_callback(lambda done: self._retired.pop(done, None))
             self._shown, self._current = credentials, fresh

@@ -59,6 +59,10 @@ class Workload:
 
     async def token(self, *audiences: str) -> str:
         """A token for the services of these trust domains, bound to the present certificate."""
+        return (await self.issued_token(*audiences)).text
+
+    async def issued_token(self, *audiences: str) -> IssuedToken:
+        """As `token`, with the time when it ends."""
         while True:
             credentials = self._credentials
             key = (credentials.thumbprint, tuple(sorted(set(audiences))))
@@ -67,10 +71,10 @@ class Workload:
                 if len(self._tokens) >= _MOST_TOKENS:
                     self._tokens.clear()
                 held = self._tokens[key] = _HeldToken()
-            text = await held.text(self._issuer, credentials, key[1])
+            issued = await held.get(self._issuer, credentials, key[1])
             # A renewal in between left a token bound to a certificate that new channels no longer show.
             if credentials is self._credentials:
-                return text
+                return issued
 
     def channel(self, address: str, server_name: str) -> grpc.aio.Channel:
         """A channel to the server that proves `server_name`; each call shows the present certificate."""
@@ -174,7 +178,7 @@ class _HeldToken:
         self._issued: IssuedToken | None = None
         self._fresh_until = datetime.min.replace(tzinfo=UTC)
 
-    async def text(self, issuer: Issuer, credentials: Credentials, audiences: tuple[str, ...]) -> str:
+    async def get(self, issuer: Issuer, credentials: Credentials, audiences: tuple[str, ...]) -> IssuedToken:
         async with self._lock:
             now = datetime.now(UTC)
             if self._issued is None or now >= self._fresh_until:
@@ -185,4 +189,4 @@ class _HeldToken:
                     # A short outage of the authority stops nobody whose token still holds.
                     if self._issued is None or now >= self._issued.expires - timedelta(seconds=1):
                         raise
-            return self._issued.text
+            return self._issued
