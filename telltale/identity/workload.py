@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Never
 
 import grpc
 import grpc.aio
@@ -23,6 +24,8 @@ from telltale.identity.trust import Trust
 from telltale.naming import SpiffeId
 from telltale.settings import IdentitySettings
 
+# How soon a changed trust bundle is taken up.
+_TRUST_SECONDS = 1.0
 # A workload calls a handful of domains; a table of more would be a mistake of the caller.
 _MOST_TOKENS = 256
 
@@ -80,30 +83,29 @@ class Workload:
         """A channel to the server that proves `server_name`; each call shows the present certificate."""
         return RenewingChannel(
             lambda: self._credentials,
-            lambda credentials: dial(address, server_name, self.trust.root_pem, credentials),
+            lambda credentials: dial(address, server_name, self.trust.roots_for(server_name), credentials),
+            lambda: self.trust.bundle,
         )
 
     def server_credentials(self, *, require_client: bool = True) -> grpc.ServerCredentials:
         """TLS for a server, which shows the certificate of the moment to every new connection.
 
-        A server for strangers shows the root too: they know it by its SHA-256 alone.
+        A server for strangers shows the roots too: they know theirs by its SHA-256 alone.
         """
-        beside = b"" if require_client else self.trust.root_pem
         lock = threading.Lock()
-        shown = self._credentials
+        shown, believed = self._credentials, self.trust.bundle
 
         def fetch() -> grpc.ServerCertificateConfiguration | None:
             # gRPC calls this on a thread of its own at every handshake; None means unchanged.
-            nonlocal shown
+            nonlocal shown, believed
             with lock:
-                current = self._credentials
-                if current is shown:
+                if self._credentials is shown and self.trust.bundle is believed:
                     return None
-                shown = current
-                return self._server_configuration(current, beside)
+                shown, believed = self._credentials, self.trust.bundle
+                return self._server_configuration(shown, strangers=not require_client)
 
         return grpc.dynamic_ssl_server_credentials(
-            self._server_configuration(shown, beside),
+            self._server_configuration(shown, strangers=not require_client),
             fetch,  # type: ignore[arg-type]  # the stubs do not know that None is allowed
             require_client_authentication=require_client,
         )
@@ -113,23 +115,29 @@ class Workload:
         return self._credentials.key.sign(data, ec.ECDSA(hashes.SHA256()))
 
     def _server_configuration(
-        self, credentials: Credentials, beside: bytes
+        self, credentials: Credentials, *, strangers: bool
     ) -> grpc.ServerCertificateConfiguration:
+        beside = self.trust.root_pem if strangers else b""
         return grpc.ssl_server_certificate_configuration(
-            [(credentials.key_pem, credentials.chain_pem + beside)], root_certificates=self.trust.root_pem
+            [(credentials.key_pem, credentials.chain_pem + beside)],
+            root_certificates=self.trust.all_roots_pem,
         )
 
     @contextlib.asynccontextmanager
     async def renewing(
         self, state: Path | None = None, enrolment: Enrolment | None = None
     ) -> AsyncIterator[None]:
-        """Keeps the credentials fresh while the body runs."""
-        task = asyncio.create_task(self._renew_for_ever(state, enrolment), name="certificate renewal")
+        """Keeps the credentials fresh, and follows the trust bundle, while the body runs."""
+        tasks = (
+            asyncio.create_task(self._renew_for_ever(state, enrolment), name="certificate renewal"),
+            asyncio.create_task(follow(self.trust), name="trust bundle"),
+        )
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _renew_for_ever(self, state: Path | None, enrolment: Enrolment | None) -> None:
         attempt = 0
@@ -168,6 +176,18 @@ class Workload:
             await asyncio.to_thread(credentials.save, state)
         self._credentials = credentials
         self._tokens.clear()
+
+
+async def follow(trust: Trust) -> Never:
+    """Takes up each change of the trust bundle's directory, until cancelled."""
+    while True:
+        await asyncio.sleep(_TRUST_SECONDS)
+        try:
+            if await asyncio.to_thread(trust.refresh):
+                _log.info("trust bundle changed", trust_domains=sorted(trust.trust_domains))
+        except Exception as broken:
+            # Whatever it is, the bundle that was read before goes on holding.
+            _log.error("changed trust bundle refused; the one before stays", error=str(broken))
 
 
 class _HeldToken:
