@@ -62,8 +62,8 @@ class AuthoritySettings(Settings):
     )
     trust: Path | None = Field(
         None,
-        description="Directory with one <trust domain>.jwks.json each: whose tokens ask for join tokens. "
-        "Without it nobody can over the wire.",
+        description="Directory with <trust domain>.jwks.json of each, whose tokens ask for join tokens, and "
+        "<trust domain>.bundle.pem of another PKI, whose members get tokens. Without it nobody of them can.",
     )
     platform: str | None = Field(
         None, description="host:port of the platform's domain service, for self-metrics; none without it."

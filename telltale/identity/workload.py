@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Never
@@ -14,11 +14,12 @@ import structlog
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from telltale.errors import Unavailable
+from telltale.errors import ConfigurationError, Unavailable
 from telltale.identity.channel import RenewingChannel
 from telltale.identity.credentials import Credentials
 from telltale.identity.dialling import backoff, dial
 from telltale.identity.enrolment import AuthorityClient, IssuedToken, Issuer
+from telltale.identity.files import CertificateFiles
 from telltale.identity.joining import Enrolment
 from telltale.identity.trust import Trust
 from telltale.naming import SpiffeId
@@ -44,12 +45,21 @@ class Workload:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(cls, settings: IdentitySettings) -> "AsyncIterator[Workload]":
-        """Loads the identity from the state directory or enrols with the join token, and keeps it alive."""
+        """Loads the identity from the state directory or enrols with the join token, and keeps it alive.
+
+        Where another PKI writes it into files, it is theirs that is followed.
+        """
         trust = await asyncio.to_thread(Trust.load, settings.trust, settings.mesh)
-        authority = AuthorityClient(trust, settings.authority, settings.enrollment)
-        enrolment = Enrolment(settings, authority)
-        me = cls(await enrolment.credentials(), trust, authority)
-        async with me.renewing(settings.state, enrolment):
+        authority = AuthorityClient(trust, settings.authority, settings.enrollment or "")
+        files = _files(settings, trust)
+        if files is not None:
+            me = cls(await files.first(), trust, authority)
+            keeping = me._kept(me._follow_files(files))
+        else:
+            enrolment = Enrolment(settings, authority)
+            me = cls(await enrolment.credentials(), trust, authority)
+            keeping = me.renewing(settings.state, enrolment)
+        async with keeping:
             yield me
 
     @property
@@ -128,8 +138,13 @@ class Workload:
         self, state: Path | None = None, enrolment: Enrolment | None = None
     ) -> AsyncIterator[None]:
         """Keeps the credentials fresh, and follows the trust bundle, while the body runs."""
+        async with self._kept(self._renew_for_ever(state, enrolment)):
+            yield
+
+    @contextlib.asynccontextmanager
+    async def _kept(self, keeping: Coroutine[None, None, None]) -> AsyncIterator[None]:
         tasks = (
-            asyncio.create_task(self._renew_for_ever(state, enrolment), name="certificate renewal"),
+            asyncio.create_task(keeping, name="certificate renewal"),
             asyncio.create_task(follow(self.trust), name="trust bundle"),
         )
         try:
@@ -161,6 +176,16 @@ class Workload:
                     error=str(failed) or type(failed).__name__,
                 )
 
+    async def _follow_files(self, files: CertificateFiles) -> None:
+        while True:
+            self._credentials = await files.next(self._credentials)
+            self._tokens.clear()
+            _log.info(
+                "certificate replaced",
+                spiffe_id=str(self.spiffe_id),
+                not_after=self._credentials.not_after.isoformat(),
+            )
+
     def _until_renewal(self) -> float:
         """Seconds until half of the certificate's life is over."""
         life = self._credentials.not_after - self._credentials.not_before
@@ -176,6 +201,17 @@ class Workload:
             await asyncio.to_thread(credentials.save, state)
         self._credentials = credentials
         self._tokens.clear()
+
+
+def _files(settings: IdentitySettings, trust: Trust) -> CertificateFiles | None:
+    certificate, key = settings.certificate_file, settings.key_file
+    if certificate is not None and key is not None:
+        return CertificateFiles(certificate, key, trust)
+    if certificate is not None or key is not None:
+        raise ConfigurationError(
+            "TELLTALE_CERTIFICATE_FILE and TELLTALE_KEY_FILE belong together; set both, or neither to enrol"
+        )
+    return None
 
 
 async def follow(trust: Trust) -> Never:
