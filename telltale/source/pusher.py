@@ -139,6 +139,9 @@ class Pusher:
             renewed = await self._spool.rechain(known.chains, time.time_ns() // 1_000_000, self._reseal)
             if renewed:
                 log.warning("chains start anew above what the domain knows", products=renewed)
+            late = await self._spool.reseal_late(self._reseal)
+            if late:
+                log.info("sealed again what was sealed without a valid certificate", products=late)
             schemas = SchemasStub(channel)
             for data in self._schemas.values():
                 request = RegisterSchemaRequest(file_descriptor_set=data)
