@@ -187,6 +187,10 @@ class Home:
 
     def _roots(self, mesh: str, life: timedelta) -> tuple[x509.Certificate, ...]:
         path, key_path = self.root / ROOT_FILE, self.root / _ROOT_KEY
+        published = self.trust / ROOT_FILE
+        if not path.exists() and published.exists():
+            # The root's directory was taken away as a whole. Another root would make strangers of everybody.
+            write_public(path, published.read_bytes())
         if not path.exists():
             write_public(path, root_certificate(make_key(key_path), mesh, life).public_bytes(Encoding.PEM))
         roots = self._held_roots()

@@ -130,7 +130,9 @@ class AuthorityService(authority_pb2_grpc.AuthorityServicer):
             )
         audiences = ", ".join(sorted(set(request.audiences)))
         self._record.known(
-            ISSUE_TOKEN, f"its certificate is of this authority; the token is for {audiences}", allowed=True
+            ISSUE_TOKEN,
+            f"its certificate is of this trust domain; the token is for {audiences}",
+            allowed=True,
         )
         response = authority_pb2.IssueTokenResponse(token=issued.text)
         response.expire_time.FromDatetime(issued.expires.astimezone(UTC))

@@ -57,6 +57,17 @@ def test_the_root_key_may_leave_and_comes_back_for_a_new_domain(tmp_path: Path) 
     assert home.init("telltale.test", ["servers", "network"]) == ["network"]
 
 
+def test_a_root_whose_directory_was_taken_away_is_not_replaced_by_another(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.init("telltale.test", ["servers"])
+    before, sha256 = contents(home.trust), home.root_sha256()
+    home.root.rename(tmp_path / "usb-stick")
+    assert home.init("telltale.test", ["servers"]) == []
+    assert contents(home.trust) == before and home.root_sha256() == sha256
+    with pytest.raises(ConfigurationError, match="without the root key"):
+        home.init("telltale.test", ["servers", "network"])
+
+
 def test_a_directory_belongs_to_one_mesh(tmp_path: Path) -> None:
     Home(tmp_path).init("telltale.test", ["servers"])
     with pytest.raises(ConfigurationError, match="belongs to another mesh"):
