@@ -12,8 +12,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from telltale.identity.credentials import dns_names_of, spiffe_id_of
 from telltale.naming import SpiffeId
 
-_ROOT_LIFE = timedelta(days=3650)
-_ISSUING_LIFE = timedelta(days=730)
+ROOT_LIFE = timedelta(days=3650)
+ISSUING_LIFE = timedelta(days=730)
 # Clocks of fresh machines lag; a certificate of the future would lock them out.
 _BACKDATE = timedelta(minutes=1)
 
@@ -31,10 +31,12 @@ def root_name(mesh: str) -> x509.Name:
     return _name(f"{mesh} root")
 
 
-def root_certificate(key: ec.EllipticCurvePrivateKey, mesh: str) -> x509.Certificate:
+def root_certificate(
+    key: ec.EllipticCurvePrivateKey, mesh: str, life: timedelta = ROOT_LIFE
+) -> x509.Certificate:
     """The self-signed root of a mesh."""
     name = root_name(mesh)
-    builder = _builder(name, name, key.public_key(), _ROOT_LIFE)
+    builder = _builder(name, name, key.public_key(), life)
     return _authority(builder, key.public_key(), key.public_key(), path_length=1).sign(key, hashes.SHA256())
 
 
@@ -44,9 +46,12 @@ def issuing_certificate(
     root: x509.Certificate,
     root_key: ec.EllipticCurvePrivateKey,
     extra_dns: tuple[str, ...] = (),
+    life: timedelta = ISSUING_LIFE,
 ) -> x509.Certificate:
     """An issuing authority that can vouch for its own trust domain and, critically, for nothing else."""
-    builder = _builder(_name(f"{trust_domain} issuing authority"), root.subject, public_key, _ISSUING_LIFE)
+    left = root.not_valid_after_utc - datetime.now(UTC)
+    subject = _name(f"{trust_domain} issuing authority")
+    builder = _builder(subject, root.subject, public_key, min(life, left))
     builder = _authority(builder, public_key, root_key.public_key(), path_length=0)
     constraints = x509.NameConstraints(
         # A URI constraint covers exactly this host, a DNS constraint the names below it too.
@@ -99,6 +104,12 @@ def leaf_certificate(
 def profile_of(leaf: x509.Certificate) -> Profile:
     """What a leaf says, for the next one of the same identity."""
     return Profile(spiffe_id_of(leaf), dns_names_of(leaf))
+
+
+def is_past_half(certificate: x509.Certificate) -> bool:
+    """Whether half of a certificate's life is over: time for the next one."""
+    life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+    return datetime.now(UTC) >= certificate.not_valid_before_utc + life / 2
 
 
 def trust_domain_of(issuing: x509.Certificate) -> str:

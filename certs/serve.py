@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import NoDecode
 
 from certs.addresses import Addresses
+from certs.following import following
 from certs.invitations import Invitations
 from certs.issuing import IssuingAuthority, OwnIssuer
 from certs.ledger import Ledger
@@ -61,8 +62,8 @@ class AuthoritySettings(Settings):
     )
     trust: Path | None = Field(
         None,
-        description="Directory with one <trust domain>.jwks.json each: whose tokens ask for join tokens. "
-        "Without it nobody can over the wire.",
+        description="Directory with <trust domain>.jwks.json of each, whose tokens ask for join tokens, and "
+        "<trust domain>.bundle.pem of another PKI, whose members get tokens. Without it nobody of them can.",
     )
     platform: str | None = Field(
         None, description="host:port of the platform's domain service, for self-metrics; none without it."
@@ -126,6 +127,7 @@ async def serving_authority(
         settings.enrollments_per_second_and_address,
         int(settings.enrollments_per_second_and_address * _BURST_SECONDS) + 1,
     )
+    # Callers may be of a PKI that the trust bundle names; without one they are of this authority.
     trust = authority.trust
     if settings.trust is not None:
         trust = await asyncio.to_thread(Trust.load, settings.trust, authority.mesh)
@@ -133,9 +135,10 @@ async def serving_authority(
     invites = InvitationLimit(
         settings.invitations_per_second, int(settings.invitations_per_second * _BURST_SECONDS) + 1
     )
-    me = Workload(authority.own_credentials(), authority.trust, OwnIssuer(authority))
+    me = Workload(authority.own_credentials(), trust, OwnIssuer(authority))
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(me.renewing())
+        await stack.enter_async_context(following(authority))
         if settings.platform is not None:
             auditor = await stack.enter_async_context(
                 _reporting(me, address.directory, settings.platform, metrics=reports)
@@ -148,7 +151,7 @@ async def serving_authority(
             serving(
                 me,
                 address.listen,
-                CertificateAuthenticator(authority.trust),
+                CertificateAuthenticator(trust),
                 lambda server: authority_pb2_grpc.add_AuthorityServicer_to_server(known, server),
                 auditor=auditor,
             )

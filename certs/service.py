@@ -20,10 +20,10 @@ from certs.limits import KnockLimit
 from certs.profiles import profile_of
 from certs.record import ISSUE_TOKEN, RENEW, Record
 from telltale.api.mesh.v1 import authority_pb2, authority_pb2_grpc
-from telltale.errors import LimitExceeded, TelltaleError, Unauthenticated
+from telltale.errors import InvalidInput, LimitExceeded, TelltaleError, Unauthenticated
 from telltale.identity.enrolment import JoinToken
 from telltale.identity.keys import thumbprint
-from telltale.rpc.auth import caller
+from telltale.rpc.auth import CertificateAuthenticator, caller
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _LONGEST_JOIN_TOKEN = 1024
@@ -101,12 +101,14 @@ class AuthorityService(authority_pb2_grpc.AuthorityServicer):
         self._authority = authority
         self._invitations = invitations
         self._record = record
+        self._own = CertificateAuthenticator(authority.trust)
 
     async def Renew(
         self, request: authority_pb2.RenewRequest, context: Context
     ) -> authority_pb2.RenewResponse:
         present = self._present()
         with self._refusals(RENEW):
+            await self._require_own(context)
             certificates = await asyncio.to_thread(self._renew, request, present)
         leaf = _log_issued("renewed", certificates, context.peer())
         self._record.known(RENEW, "its present certificate is of this authority", allowed=True)
@@ -128,7 +130,9 @@ class AuthorityService(authority_pb2_grpc.AuthorityServicer):
             )
         audiences = ", ".join(sorted(set(request.audiences)))
         self._record.known(
-            ISSUE_TOKEN, f"its certificate is of this authority; the token is for {audiences}", allowed=True
+            ISSUE_TOKEN,
+            f"its certificate is of this trust domain; the token is for {audiences}",
+            allowed=True,
         )
         response = authority_pb2.IssueTokenResponse(token=issued.text)
         response.expire_time.FromDatetime(issued.expires.astimezone(UTC))
@@ -147,6 +151,15 @@ class AuthorityService(authority_pb2_grpc.AuthorityServicer):
         except TelltaleError as refused:
             self._record.known(action, str(refused), allowed=False)
             raise
+
+    async def _require_own(self, context: Context) -> None:
+        """A certificate of another PKI gets tokens here when it is trusted. Its own PKI renews it."""
+        try:
+            await self._own.authenticate(context)
+        except Unauthenticated as foreign:
+            raise InvalidInput(
+                f"the certificate of {caller().peer} is not of this authority; renew it where it comes from"
+            ) from foreign
 
     def _present(self) -> x509.Certificate:
         """The caller's certificate, which has to be of this authority's own trust domain."""

@@ -37,6 +37,9 @@ async def enrolled(home: Home, mesh: Mesh, name: str) -> AsyncIterator[Workload]
         authority=mesh.authority,
         enrollment=mesh.enrollment,
         join_token_file=token_file,
+        # People enrol here, whatever this shell's environment says of some process.
+        certificate_file=None,
+        key_file=None,
     )
     async with Workload.open(settings) as me:
         yield me

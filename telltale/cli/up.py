@@ -57,6 +57,7 @@ async def prepare(planned: Plan) -> None:
     """Authorities, directories, and a join token for every process that cannot start without one."""
     home = planned.home
     arguments = ("--home", str(home.path), "--mesh", planned.mesh, "--domains", *planned.domains)
+    arguments = (*arguments, "--renew")
     await certs("init", *arguments)
     for program in planned.programs():
         await asyncio.to_thread(private_directory, program.directory)

@@ -14,6 +14,7 @@ from telltale.audit import UNRECORDED, Auditor
 from telltale.errors import LimitExceeded, NotFound, PermissionMissing, Precondition
 from telltale.identity.credentials import Credentials
 from telltale.identity.dialling import dial
+from telltale.identity.trust import Trust
 from telltale.identity.workload import Workload
 from telltale.naming import SpiffeId
 from telltale.rpc.auth import Authenticator, caller
@@ -99,6 +100,8 @@ class Echo:
     address: str
     server_name: str
     audience: str
+    # The server's own.
+    trust: Trust
 
     def channel(self, who: Workload | Credentials) -> grpc.aio.Channel:
         if isinstance(who, Workload):
@@ -128,4 +131,4 @@ async def echo_server(
         lambda server: server.add_generic_rpc_handlers((generic,)),
         auditor=auditor,
     ) as port:
-        yield Echo(mesh, f"127.0.0.1:{port}", name, audience)
+        yield Echo(mesh, f"127.0.0.1:{port}", name, audience, me.trust)
