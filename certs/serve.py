@@ -19,6 +19,7 @@ from certs.ledger import Ledger
 from certs.limits import InvitationLimit, KnockLimit
 from certs.policy import DEFAULT, InvitationPolicy
 from certs.service import AuthorityService, EnrolmentService
+from certs.sessions import Sessions
 from telltale.api.mesh.v1 import authority_pb2_grpc
 from telltale.identity.trust import Trust
 from telltale.identity.workload import Workload
@@ -106,6 +107,7 @@ async def serving_authority(
         token_life=timedelta(seconds=settings.token_seconds),
     )
     ledger = await asyncio.to_thread(Ledger, address.directory)
+    sessions = await asyncio.to_thread(Sessions, address.directory)
     told = Addresses(
         address.authority_address or _reachable(address.listen),
         address.enrollment_address or _reachable(address.enrollment),
@@ -131,7 +133,7 @@ async def serving_authority(
         told,
     )
     me = Workload(authority.own_credentials(), authority.trust, OwnIssuer(authority))
-    known = AuthorityService(authority, invitations)
+    known = AuthorityService(authority, sessions, invitations)
     strangers = EnrolmentService(authority, ledger, limit, told)
     async with (
         me.renewing(),

@@ -15,10 +15,11 @@ from certs.invitations import Invitations
 from certs.issuing import IssuingAuthority, requested_key
 from certs.ledger import Ledger
 from certs.limits import KnockLimit
-from certs.profiles import profile_of
+from certs.profiles import is_person, profile_of
+from certs.sessions import Session, Sessions
 from telltale.api.mesh.v1 import authority_pb2, authority_pb2_grpc
 from telltale.errors import TelltaleError, Unauthenticated
-from telltale.identity.enrolment import JoinToken
+from telltale.identity.enrolment import IssuedToken, JoinToken
 from telltale.identity.keys import thumbprint
 from telltale.rpc.auth import caller
 
@@ -76,14 +77,16 @@ class EnrolmentService(authority_pb2_grpc.AuthorityServicer):
 class AuthorityService(authority_pb2_grpc.AuthorityServicer):
     """Renew and IssueToken, for those whom this authority has certified; CreateJoinToken, for operators."""
 
-    def __init__(self, authority: IssuingAuthority, invitations: Invitations) -> None:
+    def __init__(self, authority: IssuingAuthority, sessions: Sessions, invitations: Invitations) -> None:
         self._authority = authority
+        self._sessions = sessions
         self._invitations = invitations
 
     async def Renew(
         self, request: authority_pb2.RenewRequest, context: Context
     ) -> authority_pb2.RenewResponse:
-        certificates = await asyncio.to_thread(self._renew, request, self._present())
+        present = self._present()
+        certificates = await asyncio.to_thread(self._renew, request.signing_request, present)
         leaf = _log_issued("renewed", certificates, context.peer())
         response = authority_pb2.RenewResponse(certificates=certificates)
         response.expire_time.FromDatetime(leaf.not_valid_after_utc)
@@ -93,13 +96,7 @@ class AuthorityService(authority_pb2_grpc.AuthorityServicer):
         self, request: authority_pb2.IssueTokenRequest, context: Context
     ) -> authority_pb2.IssueTokenResponse:
         present = self._present()
-        issued = await asyncio.to_thread(
-            self._authority.issue_token,
-            caller().peer,
-            thumbprint(caller().peer_certificate),
-            list(request.audiences),
-            present.not_valid_after_utc,
-        )
+        issued = await asyncio.to_thread(self._issue_token, present, list(request.audiences))
         _log.info("token issued", spiffe_id=str(caller().peer), audiences=list(request.audiences))
         response = authority_pb2.IssueTokenResponse(token=issued.text)
         response.expire_time.FromDatetime(issued.expires.astimezone(UTC))
@@ -119,9 +116,36 @@ class AuthorityService(authority_pb2_grpc.AuthorityServicer):
             )
         return x509.load_der_x509_certificate(caller().peer_certificate)
 
-    def _renew(self, request: authority_pb2.RenewRequest, present: x509.Certificate) -> tuple[bytes, ...]:
+    def _renew(self, signing_request: bytes, present: x509.Certificate) -> tuple[bytes, ...]:
         # Name and purpose are those of the present certificate, whatever the request says.
-        return self._authority.issue(profile_of(present), requested_key(request.signing_request))
+        profile, public_key = profile_of(present), requested_key(signing_request)
+        session = self._session(present)
+        if session is None:
+            return self._authority.issue(profile, public_key)
+        certificates = self._authority.issue(profile, public_key, session.ends)
+        self._sessions.follow(session, certificates[0])
+        return certificates
+
+    def _issue_token(self, present: x509.Certificate, audiences: list[str]) -> IssuedToken:
+        der = present.public_bytes(Encoding.DER)
+        session = self._session(present)
+        return self._authority.issue_token(
+            profile_of(present).spiffe_id,
+            thumbprint(der),
+            audiences,
+            present.not_valid_after_utc,
+            session.groups if session else (),
+        )
+
+    def _session(self, present: x509.Certificate) -> Session | None:
+        """The session of a certificate. A person without one is nobody: it may have been ended here."""
+        session = self._sessions.of(present.public_bytes(Encoding.DER))
+        spiffe_id = profile_of(present).spiffe_id
+        if session is None and is_person(spiffe_id):
+            raise Unauthenticated(
+                f"there is no session of {spiffe_id} here; log in again with `telltale login`"
+            )
+        return session
 
 
 def _claimed(join_token: str) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from telltale.cli import show
@@ -9,14 +10,15 @@ from telltale.cli.enrolment import audiences, enrolled
 from telltale.cli.home import Home
 from telltale.cli.processes import LOOPBACK
 from telltale.identity.keys import write_secret
+from telltale.naming import RESPONDERS
 
 _FILES = {"certificate": "certificate.pem", "key": "key.pem", "ca": "ca.pem", "token": "token"}
 
 
-async def credentials(home: Home, name: str, *, as_json: bool) -> None:
+async def credentials(home: Home, name: str, *, groups: Sequence[str] = (RESPONDERS,), as_json: bool) -> None:
     """Enrols the operator when it has no valid certificate, and writes its files with a fresh token."""
     mesh = await asyncio.to_thread(home.mesh)
-    async with enrolled(home, mesh, name) as me:
+    async with enrolled(home, mesh, name, groups) as me:
         token = await me.token(*audiences(me))
         held = me.credentials
         directory = home.credentials(name)
@@ -31,6 +33,7 @@ async def credentials(home: Home, name: str, *, as_json: bool) -> None:
             await asyncio.to_thread(write_secret, path, contents[kind])
     issued = {
         "spiffe_id": str(held.spiffe_id),
+        "groups": sorted(set(groups)),
         "expires": held.not_after.isoformat().replace("+00:00", "Z"),
         "gateway": mesh.gateway,
         **{kind: str(path) for kind, path in files.items()},

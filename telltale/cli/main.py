@@ -17,6 +17,7 @@ import click
 
 from telltale.cli.home import DEFAULT, Home
 from telltale.errors import TelltaleError
+from telltale.naming import RESPONDERS
 
 FAILED = 1
 MISUSED = 2
@@ -184,13 +185,21 @@ def findings(home: Home, limit: int, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("name")
+@click.option(
+    "--group",
+    "groups",
+    multiple=True,
+    default=[RESPONDERS],
+    show_default=True,
+    help="Policy group that it is in; may be given several times.",
+)
 @as_json
 @click.pass_obj
-def credentials(home: Home, name: str, as_json: bool) -> None:
+def credentials(home: Home, name: str, groups: tuple[str, ...], as_json: bool) -> None:
     """Issue an operator's certificate and a fresh token, for grpcurl and programs."""
     from telltale.cli import credentials as command
 
-    _run(command.credentials(home, name, as_json=as_json))
+    _run(command.credentials(home, name, groups=groups, as_json=as_json))
 
 
 @cli.group()
