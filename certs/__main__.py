@@ -9,11 +9,12 @@ from pathlib import Path
 from certs.home import Home
 from certs.issuing import IssuingAuthority
 from certs.ledger import Ledger, NewJoinToken
+from certs.people.record import PeopleRecord
 from certs.profiles import Profile
 from certs.serve import AuthoritySettings, serve
 from telltale.errors import InvalidInput, TelltaleError
 from telltale.identity.tokens import MOST_GROUPS
-from telltale.naming import SpiffeId, check_group
+from telltale.naming import OPERATORS, SpiffeId, check_group
 from telltale.process import run
 from telltale.settings import describe
 
@@ -29,6 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
                 _join_token(options)
             case "join-tokens":
                 _join_tokens(options)
+            case "forget-person":
+                directory = Home(options.home).authority(OPERATORS)
+                PeopleRecord(directory).forget(options.name)
+                print(f"the name {options.name} is free")
             case "serve":
                 settings = AuthoritySettings.read()
                 run(lambda stopping: serve(settings, stopping))
@@ -64,6 +69,10 @@ def _parser() -> argparse.ArgumentParser:
         help="read `domain path [server name ...] [+group ...]` line by line; print a join token for each",
     )
     several.add_argument("--home", type=Path, required=True, help="the directory of `init`")
+
+    forget = commands.add_parser("forget-person", help="free the name of a person who has left")
+    forget.add_argument("--home", type=Path, required=True, help="the directory of `init`")
+    forget.add_argument("--name", required=True, help="last part of the SPIFFE ID, such as alice")
 
     commands.add_parser(
         "serve",

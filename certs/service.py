@@ -1,26 +1,26 @@
 """The Authority service: enrolment on a port for strangers, renewal and tokens behind mTLS."""
 
 import asyncio
-import hashlib
 from datetime import UTC, datetime
 from typing import Any
 
 import grpc.aio
 import structlog
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from certs.addresses import Addresses
 from certs.invitations import Invitations
 from certs.issuing import IssuingAuthority, requested_key
 from certs.ledger import Ledger
 from certs.limits import KnockLimit
+from certs.people.logins import Logins
 from certs.profiles import is_person, profile_of
 from certs.sessions import Session, Sessions
 from telltale.api.mesh.v1 import authority_pb2, authority_pb2_grpc
-from telltale.errors import TelltaleError, Unauthenticated
+from telltale.errors import Precondition, TelltaleError, Unauthenticated
 from telltale.identity.enrolment import IssuedToken, JoinToken
-from telltale.identity.keys import thumbprint
+from telltale.identity.keys import key_sha256, thumbprint
 from telltale.rpc.auth import caller
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -30,15 +30,21 @@ _log = structlog.get_logger("certs")
 
 
 class EnrolmentService(authority_pb2_grpc.AuthorityServicer):
-    """Enroll alone, for those who have no certificate yet."""
+    """Enroll and the logins of people, for those who have no certificate yet."""
 
     def __init__(
-        self, authority: IssuingAuthority, ledger: Ledger, limit: KnockLimit, addresses: Addresses
+        self,
+        authority: IssuingAuthority,
+        ledger: Ledger,
+        limit: KnockLimit,
+        addresses: Addresses,
+        logins: Logins | None = None,
     ) -> None:
         self._authority = authority
         self._ledger = ledger
         self._limit = limit
         self._addresses = addresses
+        self._logins = logins
 
     async def Enroll(
         self, request: authority_pb2.EnrollRequest, context: Context
@@ -62,15 +68,34 @@ class EnrolmentService(authority_pb2_grpc.AuthorityServicer):
         response.expire_time.FromDatetime(leaf.not_valid_after_utc)
         return response
 
+    async def DescribeLogin(
+        self, request: authority_pb2.DescribeLoginRequest, context: Context
+    ) -> authority_pb2.DescribeLoginResponse:
+        self._limit.knock(context.peer())
+        return self._people().describe()
+
+    async def ExchangeToken(
+        self, request: authority_pb2.ExchangeTokenRequest, context: Context
+    ) -> authority_pb2.ExchangeTokenResponse:
+        self._limit.knock(context.peer())
+        return await self._people().exchange(request, context.peer())
+
+    def _people(self) -> Logins:
+        if self._logins is None:
+            raise Precondition(
+                f"people do not log in at the authority of {self._authority.trust_domain}; "
+                "give it the file `people`, or ask for `telltale credentials` where its key lies"
+            )
+        return self._logins
+
     def _enroll(self, request: authority_pb2.EnrollRequest) -> tuple[bytes, ...]:
         if len(request.join_token) > _LONGEST_JOIN_TOKEN:
             raise Unauthenticated("this is no join token; ask for one")
         public_key = requested_key(request.signing_request)
-        key_sha256 = hashlib.sha256(
-            public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        ).digest()
         return self._ledger.redeem(
-            request.join_token, key_sha256, lambda profile: self._authority.issue(profile, public_key)
+            request.join_token,
+            key_sha256(public_key),
+            lambda profile: self._authority.issue(profile, public_key),
         )
 
 
