@@ -1,4 +1,4 @@
-"""A person's session: the ID token of a login becomes a certificate and a token, at the operators' authority."""
+"""A person's session: at the operators' authority an ID token becomes a certificate and a token."""
 
 import base64
 from dataclasses import dataclass
@@ -63,7 +63,7 @@ async def described(trust: Trust, enrollment: str) -> Provider:
 async def exchanged(
     trust: Trust, enrollment: str, id_token: str, key: ec.EllipticCurvePrivateKey
 ) -> PersonSession:
-    """Trades the ID token of a login with the nonce of this key. The same token and key may be tried again."""
+    """Trades the ID token of a login with the nonce of this key. Both may be tried again."""
     async with dial(enrollment, _authority(trust), trust.root_pem) as channel:
         stub = authority_pb2_grpc.AuthorityStub(channel)
         request = authority_pb2.ExchangeTokenRequest(
