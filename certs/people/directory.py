@@ -2,16 +2,14 @@
 
 import asyncio
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ldap3
-from ldap3.core.exceptions import (
-    LDAPException,
-    LDAPInvalidCredentialsResult,
-    LDAPInvalidDnError,
-    LDAPSizeLimitExceededResult,
-)
+from ldap3.core.exceptions import LDAPException, LDAPInvalidCredentialsResult, LDAPInvalidDnError
+from ldap3.core.results import RESULT_SUCCESS
 from ldap3.utils.conv import escape_filter_chars
 from ldap3.utils.dn import parse_dn
 
@@ -31,12 +29,7 @@ class Directory:
         self._settings = settings
         self._password = _password(settings.password_file)
         self._turns = asyncio.Semaphore(_MOST_AT_ONCE)
-        self._server = ldap3.Server(
-            settings.url,
-            connect_timeout=settings.timeout_seconds,
-            get_info=ldap3.NONE,
-            tls=_Tls(_context(settings.ca)),
-        )
+        self._tls = _Tls(_context(settings.ca))
 
     async def groups(self, name: str) -> frozenset[str]:
         """The policy groups of a person. Raises Unauthenticated for nobody, Unavailable without an answer."""
@@ -62,35 +55,53 @@ class Directory:
         condition = settings.user_filter.replace("{name}", escape_filter_chars(name))
         attributes = [settings.group_attribute] if settings.group_attribute else []
         with self._bound() as connection:
-            try:
-                people = _entries(connection, settings.base, condition, attributes, most=1)
-            except LDAPSizeLimitExceededResult:
+            people = _entries(connection, settings.base, condition, attributes, most=1)
+            if len(people) != 1:
+                found = "several people" if people else "nobody"
                 raise Unauthenticated(
-                    f"the directory knows several people of the name {name[:200]!r}; mend it there"
-                ) from None
-            if not people:
-                raise Unauthenticated(f"the directory knows nobody of the name {name[:200]!r}; mend it there")
+                    f"the directory knows {found} of the name {name[:200]!r}; mend it there"
+                )
             if settings.group_attribute:
                 values = people[0]["attributes"].get(settings.group_attribute, [])
                 return {canonical(value) for value in ([values] if isinstance(values, str) else values)}
             condition = settings.group_filter.replace("{dn}", escape_filter_chars(people[0]["dn"]))
             groups = _entries(connection, settings.group_base or "", condition, [], most=_MOST_GROUPS)
+            if len(groups) > _MOST_GROUPS:
+                raise Unauthenticated(
+                    f"{name[:200]!r} is in more than {_MOST_GROUPS} groups of the directory"
+                )
             return {canonical(group["dn"]) for group in groups}
 
-    def _bound(self) -> ldap3.Connection:
+    @contextmanager
+    def _bound(self) -> Iterator[ldap3.Connection]:
         """A connection that has proven the directory, and then said who asks."""
-        starts_tls = not self._server.ssl
-        return ldap3.Connection(
-            self._server,
-            self._settings.bind_dn,
+        settings = self._settings
+        # Its own for each: neither server nor connection may be shared by threads.
+        server = ldap3.Server(
+            settings.url, connect_timeout=settings.timeout_seconds, get_info=ldap3.NONE, tls=self._tls
+        )
+        connection = ldap3.Connection(
+            server,
+            settings.bind_dn,
             self._password,
-            auto_bind=ldap3.AUTO_BIND_TLS_BEFORE_BIND if starts_tls else ldap3.AUTO_BIND_NO_TLS,
-            receive_timeout=self._settings.timeout_seconds,
+            receive_timeout=settings.timeout_seconds,
             read_only=True,
             # Another server that this one names is not the one that was configured.
             auto_referrals=False,
             raise_exceptions=True,
         )
+        try:
+            connection.open(read_server_info=False)
+            if not server.ssl and not connection.start_tls(read_server_info=False):
+                raise LDAPException("it does not start TLS")
+            if not connection.bind(read_server_info=False):
+                raise LDAPException("it does not say whether the password is right")
+            yield connection
+            connection.unbind()
+        finally:
+            # Whatever went wrong, it leaves no socket behind; the library does.
+            if connection.socket is not None:
+                connection.socket.close()
 
 
 class _Tls(ldap3.Tls):  # type: ignore[misc]  # ships no types
@@ -119,8 +130,14 @@ def canonical(name: str) -> str:
 def _entries(
     connection: ldap3.Connection, base: str, condition: str, attributes: list[str], *, most: int
 ) -> list[dict[str, Any]]:
-    connection.search(base, condition, ldap3.SUBTREE, attributes=attributes, size_limit=most)
-    return [entry for entry in connection.response if entry["type"] == "searchResEntry"]
+    """What matches, at most one more than `most`. An answer that is not whole raises LDAPException."""
+    connection.search(base, condition, ldap3.SUBTREE, attributes=attributes, size_limit=most + 1)
+    # The library raises for most results, and not for an answer that stops half way.
+    found, result = connection.response, connection.result
+    entries = [entry for entry in found if entry["type"] == "searchResEntry"]
+    if result["result"] != RESULT_SUCCESS and len(entries) <= most:
+        raise LDAPException(f"it answers {result['description']}")
+    return entries
 
 
 def _password(path: Path) -> str:

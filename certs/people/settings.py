@@ -99,7 +99,8 @@ class DirectorySettings(_Section):
     group_filter: str = "(member={dn})"
     # By the distinguished name of the group.
     groups: GroupTable = Field(min_length=1)
-    timeout_seconds: float = Field(5, gt=0, le=30)
+    # For each answer. In whole seconds, as the library takes them.
+    timeout_seconds: int = Field(5, ge=1, le=30)
 
     @model_validator(mode="after")
     def _check(self) -> "DirectorySettings":

@@ -72,7 +72,9 @@ class Running:
         return await self.refused(self.provider.id_token(nonce, **changed), key)
 
 
-def people(provider: Provider, file: Path, *, session_seconds: int = 8 * 3600, **changed: Any) -> Path:
+def people(
+    provider: Provider, file: Path, *, directory: dict[str, Any] | None = None, **changed: Any
+) -> Path:
     settings = {
         "issuer": provider.issuer,
         "client_id": CLIENT_ID,
@@ -80,19 +82,19 @@ def people(provider: Provider, file: Path, *, session_seconds: int = 8 * 3600, *
         "groups": {"/mesh/operators": "responders", "/mesh/network": "network"},
         **changed,
     }
-    file.write_text(json.dumps({"provider": settings, "session_seconds": session_seconds}))
+    file.write_text(json.dumps({"provider": settings, "directory": directory}))
     return file
 
 
 @asynccontextmanager
-async def authority(directory: Path, provider: Provider, **changed: Any) -> AsyncIterator[Running]:
-    mesh = Mesh.create(directory / "home", "operators", "servers", "platform")
+async def authority(path: Path, provider: Provider, **changed: Any) -> AsyncIterator[Running]:
+    mesh = Mesh.create(path / "home", "operators", "servers", "platform")
     address = AuthorityAddress(
         directory=mesh.home.authority("operators"),
         listen="127.0.0.1:0",
         enrollment="127.0.0.1:0",
         gateway_address="gateway.example.org:7443",
-        people=people(provider, directory / "people.json", **changed),
+        people=people(provider, path / "people.json", **changed),
     )
     settings = AuthoritySettings(
         authorities=(address,), trust=mesh.home.trust, enrollments_per_second_and_address=100
