@@ -16,6 +16,8 @@ from telltale.identity.workload import Workload
 from telltale.naming import OPERATORS, PLATFORM, RESPONDERS, SpiffeId, check_group, trust_domain
 from telltale.settings import IdentitySettings
 
+# What programs and grpcurl read, each by itself.
+FILES = {"certificate": "certificate.pem", "key": "key.pem", "ca": "ca.pem", "token": "token"}
 # Which groups a certificate was made for; the authority's own record is what counts.
 _GROUPS = "groups.json"
 _NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
