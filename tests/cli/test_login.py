@@ -84,14 +84,16 @@ def browser(url: str) -> None:
 
 
 @asynccontextmanager
-async def authority(directory: Path, provider: Provider, gateway: str) -> AsyncIterator[tuple[Mesh, str]]:
-    mesh = Mesh.create(directory / "mesh", "operators", "servers", "platform")
+async def authority(
+    directory: Path, provider: Provider, gateway: str, known: Mesh | None = None
+) -> AsyncIterator[tuple[Mesh, str]]:
+    mesh = known or Mesh.create(directory / "mesh", "operators", "servers", "platform")
     people = directory / "people.json"
     settings = {
         "issuer": provider.issuer,
         "client_id": CLIENT_ID,
         "jwks": f"{provider.issuer}/jwks",
-        "groups": {"/mesh/operators": "responders"},
+        "groups": {"/mesh/operators": "responders", "/mesh/visitors": "visitors"},
     }
     people.write_text(json.dumps({"provider": settings}))
     address = AuthorityAddress(
