@@ -10,10 +10,12 @@ from pathlib import Path
 from certs.home import Home, Renewal
 from certs.issuing import IssuingAuthority
 from certs.ledger import Ledger, NewJoinToken
+from certs.people.record import PeopleRecord
 from certs.profiles import ISSUING_LIFE, ROOT_LIFE, Profile
 from certs.serve import AuthoritySettings, serve
 from telltale.errors import InvalidInput, TelltaleError
-from telltale.naming import SpiffeId
+from telltale.identity.tokens import MOST_GROUPS
+from telltale.naming import OPERATORS, SpiffeId, check_group
 from telltale.process import run
 from telltale.settings import describe
 
@@ -35,6 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
                 _join_token(options)
             case "join-tokens":
                 _join_tokens(options)
+            case "forget-person":
+                directory = Home(options.home).authority(OPERATORS)
+                PeopleRecord(directory).forget(options.name)
+                print(f"the name {options.name} is free")
             case "serve":
                 settings = AuthoritySettings.read()
                 run(lambda stopping: serve(settings, stopping))
@@ -84,13 +90,18 @@ def _parser() -> argparse.ArgumentParser:
     join.add_argument("--domain", required=True, help="the domain that the workload belongs to")
     join.add_argument("--path", required=True, help="path of its SPIFFE ID, such as /agent/web1")
     join.add_argument("--dns", action="append", default=[], help="server name that it proves; servers only")
+    join.add_argument("--group", action="append", default=[], help="policy group that it is in; repeatable")
     join.add_argument("--json", action="store_true", help="print all of it as JSON")
 
     several = commands.add_parser(
         "join-tokens",
-        help="read `domain path [server name ...]` line by line; print a join token for each",
+        help="read `domain path [server name ...] [+group ...]` line by line; print a join token for each",
     )
     several.add_argument("--home", type=Path, required=True, help="the directory of `init`")
+
+    forget = commands.add_parser("forget-person", help="free the name of a person who has left")
+    forget.add_argument("--home", type=Path, required=True, help="the directory of `init`")
+    forget.add_argument("--name", required=True, help="last part of the SPIFFE ID, such as alice")
 
     commands.add_parser(
         "serve",
@@ -150,7 +161,7 @@ def _add_root(options: argparse.Namespace) -> None:
 def _join_token(options: argparse.Namespace) -> None:
     home = Home(options.home)
     authority = IssuingAuthority.load(home.authority(options.domain))
-    profile, granted = _grant(home, authority, options.domain, options.path, options.dns)
+    profile, granted = _grant(home, authority, options.domain, options.path, options.dns, options.group)
     facts = {
         "token": str(granted.token),
         "spiffe_id": str(profile.spiffe_id),
@@ -172,20 +183,32 @@ def _join_tokens(options: argparse.Namespace) -> None:
     home = Home(options.home)
     for line in sys.stdin:
         match line.split():
-            case [domain, path, *dns]:
+            case [domain, path, *names]:
+                dns = [name for name in names if not name.startswith("+")]
+                groups = [name.removeprefix("+") for name in names if name.startswith("+")]
                 authority = IssuingAuthority.load(home.authority(domain))
-                print(_grant(home, authority, domain, path, dns)[1].token)
+                print(_grant(home, authority, domain, path, dns, groups)[1].token)
             case _:
-                raise InvalidInput(f"{line.strip()!r} is not of the form `domain path [server name ...]`")
+                raise InvalidInput(
+                    f"{line.strip()!r} is not of the form `domain path [server name ...] [+group ...]`"
+                )
 
 
 def _grant(
-    home: Home, authority: IssuingAuthority, domain: str, path: str, dns: Sequence[str]
+    home: Home,
+    authority: IssuingAuthority,
+    domain: str,
+    path: str,
+    dns: Sequence[str],
+    groups: Sequence[str] = (),
 ) -> tuple[Profile, NewJoinToken]:
+    if len(set(groups)) > MOST_GROUPS:
+        raise InvalidInput(f"{len(groups)} groups are too many; {MOST_GROUPS} are the most")
     spiffe_id = SpiffeId.parse(f"spiffe://{authority.trust_domain}{path}")
     profile = Profile(spiffe_id, tuple(dns))
     authority.check_newcomer(profile)
-    return profile, Ledger(home.authority(domain)).grant(profile)
+    wanted = [check_group(group) for group in groups]
+    return profile, Ledger(home.authority(domain)).grant(profile, groups=wanted)
 
 
 if __name__ == "__main__":

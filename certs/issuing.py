@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certs.generations import Generation, key_id
-from certs.profiles import Profile, leaf_certificate, trust_domain_of
-from telltale.errors import ConfigurationError, InvalidInput
+from certs.profiles import Profile, is_person, leaf_certificate, trust_domain_of
+from telltale.errors import ConfigurationError, InvalidInput, Unauthenticated
 from telltale.identity.credentials import Credentials
 from telltale.identity.enrolment import IssuedToken
 from telltale.identity.keys import new_key
@@ -104,18 +104,30 @@ class IssuingAuthority:
         """By which a newcomer knows this mesh."""
         return hashlib.sha256(self.roots[0]).digest()
 
-    def issue(self, profile: Profile, public_key: ec.EllipticCurvePublicKey) -> tuple[bytes, ...]:
-        """A leaf for this identity and its issuer, in DER. Raises InvalidInput for a foreign name."""
+    def issue(
+        self, profile: Profile, public_key: ec.EllipticCurvePublicKey, ends: datetime | None = None
+    ) -> tuple[bytes, ...]:
+        """A leaf for this identity and its issuer, in DER; it ends with the session, where that has an end.
+
+        Raises InvalidInput for a foreign name, Unauthenticated when the session has ended.
+        """
         self.check(profile)
+        life = self._leaf_life
+        if ends is not None:
+            life = min(life, ends - datetime.now(UTC))
+            if life <= timedelta(0):
+                raise Unauthenticated(f"the session of {profile.spiffe_id} has ended; log in again")
         with self._lock:
             issuing, issuing_key = self._issuing, self._issuing_key
-        leaf = leaf_certificate(profile, public_key, issuing, issuing_key, self._leaf_life)
+        leaf = leaf_certificate(profile, public_key, issuing, issuing_key, life)
         return (leaf.public_bytes(Encoding.DER), issuing.public_bytes(Encoding.DER))
 
     def check_newcomer(self, profile: Profile) -> None:
         """Raises InvalidInput when nobody may join as this identity."""
         if profile.spiffe_id == self.spiffe_id:
             raise InvalidInput(f"{profile.spiffe_id} is the authority itself; choose another path")
+        if is_person(profile.spiffe_id):
+            raise InvalidInput(f"{profile.spiffe_id} is a person's, who logs in; choose another path")
         self.check(profile)
 
     def check(self, profile: Profile) -> None:

@@ -14,6 +14,7 @@ from telltale.naming import SpiffeId
 
 ROOT_LIFE = timedelta(days=3650)
 ISSUING_LIFE = timedelta(days=730)
+_PERSON = "/person/"
 # Clocks of fresh machines lag; a certificate of the future would lock them out.
 _BACKDATE = timedelta(minutes=1)
 
@@ -24,6 +25,16 @@ class Profile:
 
     spiffe_id: SpiffeId
     dns_names: tuple[str, ...] = ()
+
+
+def person(trust_domain: str, name: str) -> SpiffeId:
+    """The identity of somebody who logs in, under a name that is safe in a path."""
+    return SpiffeId.parse(f"spiffe://{trust_domain}{_PERSON}{name}")
+
+
+def is_person(spiffe_id: SpiffeId) -> bool:
+    """Whether an identity is had by a login only."""
+    return spiffe_id.path.startswith(_PERSON)
 
 
 def root_name(mesh: str) -> x509.Name:

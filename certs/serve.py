@@ -18,13 +18,19 @@ from certs.invitations import Invitations
 from certs.issuing import IssuingAuthority, OwnIssuer
 from certs.ledger import Ledger
 from certs.limits import InvitationLimit, KnockLimit
+from certs.people.logins import Logins
+from certs.people.record import PeopleRecord
+from certs.people.settings import PeopleSettings
 from certs.policy import DEFAULT, InvitationPolicy
 from certs.record import Record
 from certs.service import AuthorityService, EnrolmentService
+from certs.sessions import Sessions
 from telltale.api.mesh.v1 import authority_pb2_grpc
 from telltale.audit import UNRECORDED, Auditor
+from telltale.errors import ConfigurationError
 from telltale.identity.trust import Trust
 from telltale.identity.workload import Workload
+from telltale.naming import OPERATORS, domain_of
 from telltale.rpc.auth import CertificateAuthenticator
 from telltale.rpc.server import serving
 from telltale.settings import Settings
@@ -47,6 +53,10 @@ class AuthorityAddress(BaseModel):
     enrollment_address: str = ""
     # Where the domain's agents push.
     service_address: str = ""
+    # Where people find the data.
+    gateway_address: str = ""
+    # How people log in: a JSON file. Nobody does where it is not set.
+    people: Path | None = None
     policy: Path = DEFAULT
 
 
@@ -56,8 +66,8 @@ class AuthoritySettings(Settings):
     authorities: Annotated[tuple[AuthorityAddress, ...], NoDecode] = Field(
         description='JSON list of {"directory", "listen", "enrollment"}: an authority\'s directory, the '
         "host:port for renewal and tokens (mTLS), and the host:port for enrolment. Each may add what it "
-        'tells newcomers, "authority_address", "enrollment_address" and "service_address", and the file of '
-        'its "policy".',
+        'tells newcomers, "authority_address", "enrollment_address", "service_address" and '
+        '"gateway_address", the file of its "policy", and the file "people" by which people log in.',
         min_length=1,
     )
     trust: Path | None = Field(
@@ -116,10 +126,12 @@ async def serving_authority(
         token_life=timedelta(seconds=settings.token_seconds),
     )
     ledger = await asyncio.to_thread(Ledger, address.directory)
+    sessions = await asyncio.to_thread(Sessions, address.directory)
     told = Addresses(
         address.authority_address or _reachable(address.listen),
         address.enrollment_address or _reachable(address.enrollment),
         address.service_address,
+        address.gateway_address,
     )
     limit = KnockLimit(
         settings.enrollments_per_second,
@@ -145,8 +157,13 @@ async def serving_authority(
             )
         record = Record(auditor)
         invitations = Invitations(authority, ledger, policy, invites, trust, told, record)
-        known = AuthorityService(authority, invitations, record)
-        strangers = EnrolmentService(authority, ledger, limit, told, record)
+        known = AuthorityService(authority, sessions, invitations, record)
+        logins = None
+        if address.people is not None:
+            logins = await asyncio.to_thread(
+                _logins, address.people, address.directory, authority, sessions, trust, told, auditor
+            )
+        strangers = EnrolmentService(authority, ledger, limit, told, record, logins)
         port = await stack.enter_async_context(
             serving(
                 me,
@@ -168,6 +185,38 @@ async def serving_authority(
         told.authority = told.authority or _reachable(address.listen, port)
         told.enrollment = told.enrollment or _reachable(address.enrollment, enrollment)
         yield port, enrollment
+
+
+def _logins(
+    file: Path,
+    directory: Path,
+    authority: IssuingAuthority,
+    sessions: Sessions,
+    trust: Trust,
+    told: Addresses,
+    auditor: Auditor,
+) -> Logins:
+    """What lets people log in; raises ConfigurationError. Blocks."""
+    if domain_of(authority.trust_domain, authority.mesh) != OPERATORS:
+        raise ConfigurationError(
+            f"people are operators: the authority of {authority.trust_domain} takes no file `people`"
+        )
+    if not trust.trust_domains:
+        raise ConfigurationError("people need TELLTALE_TRUST: it names the trust domains that they may call")
+    settings = PeopleSettings.read(file)
+    groups = None
+    if settings.directory is not None:
+        try:
+            # Only who has a directory needs its library.
+            from certs.people.directory import Directory
+        except ImportError:
+            raise ConfigurationError(
+                "a directory needs the extra `directory`: install it, and ldap3"
+            ) from None
+        groups = Directory(settings.directory)
+    return Logins(
+        settings, authority, PeopleRecord(directory), sessions, groups, trust.trust_domains, told, auditor
+    )
 
 
 def _reachable(listen: str, chosen: int = 0) -> str:

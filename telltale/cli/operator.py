@@ -1,6 +1,5 @@
 """What an operator asks the gateway: catalog, contracts by reflection, inventories. It names no product."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,8 +8,9 @@ import grpc
 import grpc.aio
 
 from telltale.api.mesh.v1 import access_pb2, access_pb2_grpc, catalog_pb2, catalog_pb2_grpc, stream_pb2
-from telltale.cli.enrolment import audiences, enrolled
+from telltale.cli.enrolment import audiences
 from telltale.cli.home import Home, Mesh
+from telltale.cli.logins import acting
 from telltale.contract.image import Image
 from telltale.contract.product import Contract, contract_of
 from telltale.contract.reflection import pull
@@ -19,9 +19,6 @@ from telltale.errors import InvalidInput, NotFound, TelltaleError, Unavailable
 from telltale.identity.workload import Workload
 from telltale.naming import PLATFORM, server_name, trust_domain
 from telltale.rpc.client import call_metadata, status_error
-
-# The identity of the commands on this machine that ask the gateway.
-COMMAND_LINE = "command-line"
 
 _TIMEOUT = 10.0
 _PAGE = 1000
@@ -115,10 +112,9 @@ class Operator:
 
 
 @asynccontextmanager
-async def operator(home: Home, name: str = COMMAND_LINE) -> AsyncIterator[Operator]:
-    """Connects to the gateway as an operator of this machine; enrols it at its first use."""
-    mesh = await asyncio.to_thread(home.mesh)
-    async with enrolled(home, mesh, name) as me:
+async def operator(home: Home, name: str | None = None) -> AsyncIterator[Operator]:
+    """Connects to the gateway: as the person who has logged in here, or as an operator of this machine."""
+    async with acting(home, name) as (mesh, me):
         gateway = server_name("gateway", trust_domain(PLATFORM, mesh.name))
         async with me.channel(mesh.gateway, gateway) as channel:
             yield Operator(me, mesh, channel)
