@@ -147,9 +147,10 @@ def test_the_program_makes_join_tokens_with_groups(
     for token in (single, several):
         assert JoinToken.parse(token).spiffe_id.path == "/alice"
         key = new_key().public_key()
-        leaf, _ = Ledger(directory).redeem(
+        redeemed = Ledger(directory).redeem(
             token, bytes(32), lambda profile, key=key: authority.issue(profile, key)
         )
+        leaf, _ = redeemed.certificates
         session = Sessions(directory).of(leaf)
         assert session is not None
         assert session.groups == ("a", "b")
