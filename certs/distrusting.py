@@ -13,10 +13,10 @@ from certs.distrusts import Distrusts
 from certs.issuing import IssuingAuthority
 from certs.limits import InvitationLimit
 from certs.policy import DISTRUST, InvitationPolicy
+from certs.record import Record
 from telltale.api.mesh.v1 import authority_pb2
-from telltale.audit import Auditor, Decision
 from telltale.domain.cedar import Principal
-from telltale.errors import TelltaleError
+from telltale.errors import PermissionMissing, TelltaleError, Unauthenticated
 from telltale.identity.distrust import Distrust, DistrustList
 from telltale.identity.distrust_lists import make_list, message_of, time_of
 from telltale.identity.trust import Trust
@@ -24,6 +24,10 @@ from telltale.naming import SpiffeId
 from telltale.rpc.auth import Authenticator, caller
 
 Context = grpc.aio.ServicerContext[Any, Any]
+# Recorded, not a permission: who may distrust may also lift.
+LIFT = "lift"
+# A refused request may name anything at any length.
+_LONGEST_CLAIM = 512
 # The age of the statement tells everybody that it was not withheld.
 _SIGN_SECONDS = 30.0
 # Another process may write too: `python -m certs distrust`.
@@ -45,7 +49,7 @@ class Distrusting:
         limit: InvitationLimit,
         trust: Trust,
         distrust: Distrust,
-        auditor: Auditor,
+        record: Record,
     ) -> None:
         self._authority = authority
         self._words = words
@@ -54,7 +58,7 @@ class Distrusting:
         # As for invitations: a certificate is not enough, and nobody speaks for another.
         self._callers = Authenticator(trust, authority.trust_domain)
         self._distrust = distrust
-        self._auditor = auditor
+        self._record = record
 
     @contextlib.asynccontextmanager
     async def telling(self) -> AsyncIterator[None]:
@@ -72,13 +76,12 @@ class Distrusting:
     ) -> authority_pb2.DistrustResponse:
         """Distrusts an identity, or lifts that, for an operator who may."""
         speaker = caller().peer
-        action = "lift" if request.lift else DISTRUST
-        address = context.peer()
+        action, said = (LIFT if request.lift else DISTRUST), request.spiffe_id[:_LONGEST_CLAIM]
         try:
             known = await self._callers.authenticate(context)
             spiffe_id = SpiffeId.parse(request.spiffe_id)
             since = time_of(request.since_time) if request.HasField("since_time") else None
-            rules = self._policy.require_distrust(
+            permitted = self._policy.require_distrust(
                 Principal(speaker, known.groups), spiffe_id, self._authority.mesh
             )
             self._limit.invite()
@@ -90,14 +93,18 @@ class Distrusting:
                 )
             await self._sign()
         except TelltaleError as refused:
-            self._record(action, speaker, request.spiffe_id, address, str(refused), allowed=False)
-            _log.warning(f"{action} refused", by=str(speaker), peer=address, reason=str(refused))
+            # Of those whom nobody knows the server tells.
+            if not isinstance(refused, Unauthenticated):
+                rules = refused.rules if isinstance(refused, PermissionMissing) else ()
+                self._record.known(action, str(refused), allowed=False, subject=said, rules=rules)
+            # The platform's log may be out of reach, or in the hands of whoever tries.
+            _log.warning(f"{action} refused", by=str(speaker), peer=context.peer(), reason=str(refused))
             raise
-        self._record(action, speaker, str(spiffe_id), address, rules, allowed=True)
+        self._record.known(action, permitted.reason, allowed=True, subject=said, rules=permitted.rules)
         _log.warning(
             "lifted" if request.lift else "distrusted",
             by=str(speaker),
-            peer=address,
+            peer=context.peer(),
             spiffe_id=str(spiffe_id),
             since=entry.since.isoformat(),
             reason=entry.reason,
@@ -144,21 +151,6 @@ class Distrusting:
             sequence, entries = heard.sequence, heard.entries
             await asyncio.to_thread(self._words.adopt, sequence, entries)
         self._distrust.take(make_list(own, sequence, entries, self._authority.sign))
-
-    def _record(
-        self, action: str, speaker: SpiffeId, subject: str, address: str, reason: str, *, allowed: bool
-    ) -> None:
-        self._auditor.record(
-            Decision(
-                action=action,
-                allowed=allowed,
-                principal=str(speaker),
-                reason=reason,
-                subject=subject[:512],
-                peer=str(speaker),
-                address=address,
-            )
-        )
 
 
 def _signed(each: DistrustList, before: DistrustList | None) -> authority_pb2.SignedDistrustList:

@@ -2,10 +2,10 @@
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
+from certs.state import State
 from telltale.errors import InvalidInput, LimitExceeded, Precondition
 from telltale.identity.distrust import Entry
 from telltale.identity.distrust_lists import LONGEST_REASON, MOST_ENTRIES
@@ -38,10 +38,9 @@ _COLUMNS = "spiffe_id, since, until, reason, said_by, issued"
 class Distrusts:
     """The words of one authority. Every method blocks; any thread and process may call."""
 
-    def __init__(
-        self, connect: Callable[[], AbstractContextManager[sqlite3.Connection]], trust_domain: str
-    ) -> None:
-        self._connect = connect
+    def __init__(self, state: State, trust_domain: str) -> None:
+        # state: that of the join tokens; those of an identity go with the word on it.
+        self._state = state
         self._trust_domain = trust_domain
 
     def distrust(self, spiffe_id: SpiffeId, since: datetime | None, reason: str, by: str) -> Entry:
@@ -54,7 +53,7 @@ class Distrusts:
         begins = min(since or now, now)
         if since is not None and since > now + _SKEW:
             raise InvalidInput(f"{since:%Y-%m-%d %H:%M:%S} UTC lies ahead; say since when, not from when on")
-        with self._connect() as connection, _transaction(connection):
+        with self._state.transaction() as connection:
             row = word(connection, spiffe_id)
             if row is None:
                 (count,) = connection.execute("SELECT count(*) FROM distrust").fetchone()
@@ -86,7 +85,7 @@ class Distrusts:
         after it, so this returns when the second is over. Raises Precondition when there is no word.
         """
         self._check(spiffe_id, "")
-        with self._connect() as connection, _transaction(connection):
+        with self._state.transaction() as connection:
             row = word(connection, spiffe_id)
             if row is None:
                 raise Precondition(f"{spiffe_id} is not distrusted; there is nothing to lift")
@@ -101,7 +100,7 @@ class Distrusts:
 
     def all(self) -> tuple[int, Sequence[Entry]]:
         """The sequence, which grows with every change, and all words in the order of their time."""
-        with self._connect() as connection:
+        with self._state.connection() as connection:
             # One statement sees one state, whoever writes meanwhile.
             rows = connection.execute(
                 f"SELECT sequence, {_COLUMNS} FROM distrust_sequence LEFT JOIN distrust ON TRUE"
@@ -111,7 +110,7 @@ class Distrusts:
 
     def adopt(self, sequence: int, entries: Sequence[Entry]) -> None:
         """Takes over words that were this authority's own before its state was lost."""
-        with self._connect() as connection, _transaction(connection):
+        with self._state.transaction() as connection:
             connection.execute("DELETE FROM distrust")
             connection.executemany(
                 f"INSERT INTO distrust ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",
@@ -131,7 +130,7 @@ class Distrusts:
 
     def sequence(self) -> int:
         """Whether anything changed since it was read before, at little cost."""
-        with self._connect() as connection:
+        with self._state.connection() as connection:
             (sequence,) = connection.execute("SELECT sequence FROM distrust_sequence").fetchone()
         return int(sequence)
 
@@ -157,26 +156,6 @@ class Distrusts:
             (str(spiffe_id),),
         ).fetchone()
         return _entry(row)
-
-
-def lifted(connection: sqlite3.Connection, spiffe_id: SpiffeId) -> datetime | None:
-    """When the last word on an identity was lifted: its new certificates begin then or later."""
-    (until,) = connection.execute(
-        "SELECT max(until) FROM distrust WHERE spiffe_id = ?", (str(spiffe_id),)
-    ).fetchone()
-    return None if until is None else datetime.fromtimestamp(until, UTC)
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    # The lock is taken before anything is read: of two words at once one sees the other.
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
 
 
 def word(connection: sqlite3.Connection, spiffe_id: SpiffeId) -> Entry | None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from certs.profiles import Profile
-from telltale.domain.cedar import Principal, Rules, entity, read_rules, workload
+from telltale.domain.cedar import Decision, Principal, Rules, entity, read_rules, workload
 from telltale.errors import PermissionMissing
 from telltale.naming import SpiffeId, domain_of
 
@@ -33,8 +33,8 @@ class InvitationPolicy:
         """Reads a policy file. Blocks."""
         return cls(read_rules(path), str(path))
 
-    def require(self, principal: Principal, profile: Profile, mesh: str) -> None:
-        """Raises PermissionMissing unless the principal may invite such an identity."""
+    def require(self, principal: Principal, profile: Profile, mesh: str) -> Decision:
+        """Why the principal may invite such an identity; raises PermissionMissing unless it may."""
         kind, trust_domain = kind_of(profile.spiffe_id), profile.spiffe_id.trust_domain
         decision = self._rules.decide(
             INVITE,
@@ -46,11 +46,15 @@ class InvitationPolicy:
         if not decision.allowed:
             names = " with server names" if profile.dns_names else ""
             raise PermissionMissing(
-                str(principal), INVITE, f"identities of kind `{kind}`{names} of {trust_domain}"
+                str(principal),
+                INVITE,
+                f"identities of kind `{kind}`{names} of {trust_domain}",
+                decision.rules,
             )
+        return decision
 
-    def require_distrust(self, principal: Principal, spiffe_id: SpiffeId, mesh: str) -> str:
-        """The rules that permit the principal to distrust such an identity; raises PermissionMissing."""
+    def require_distrust(self, principal: Principal, spiffe_id: SpiffeId, mesh: str) -> Decision:
+        """Why the principal may distrust such an identity, or lift that; raises PermissionMissing."""
         kind = kind_of(spiffe_id)
         decision = self._rules.decide(
             DISTRUST,
@@ -62,10 +66,11 @@ class InvitationPolicy:
             raise PermissionMissing(
                 str(principal),
                 DISTRUST,
-                f"identities of kind `{kind}` of {spiffe_id.trust_domain} (`python -m certs distrust` does it "
-                "where their authority's key lies)",
+                f"identities of kind `{kind}` of {spiffe_id.trust_domain} (`python -m certs distrust` needs "
+                "none, where their authority's key lies)",
+                decision.rules,
             )
-        return decision.reason
+        return decision
 
 
 def kind_of(spiffe_id: SpiffeId) -> str:

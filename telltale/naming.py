@@ -13,6 +13,8 @@ from telltale.errors import InvalidInput
 
 PLATFORM = "platform"
 OPERATORS = "operators"
+# Policy group of the operators that work where the mesh's own keys lie.
+RESPONDERS = "responders"
 # What the mesh says about itself has a name of its own; the platform team owns it.
 _PREFIX_OF_DOMAIN = {PLATFORM: "mesh"}
 _DOMAIN_OF_PREFIX = {prefix: domain for domain, prefix in _PREFIX_OF_DOMAIN.items()}

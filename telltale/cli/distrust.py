@@ -10,12 +10,13 @@ from telltale.api.mesh.v1.authority_pb2 import DistrustRequest
 from telltale.api.mesh.v1.authority_pb2_grpc import AuthorityStub
 from telltale.cli import show
 from telltale.cli.agent import refusal
-from telltale.cli.enrolment import enrolled
 from telltale.cli.home import Home
-from telltale.cli.operator import COMMAND_LINE
+from telltale.cli.logins import acting
 from telltale.errors import Unavailable
 from telltale.identity.distrust import Entry
 from telltale.identity.distrust_lists import entry_of, moment
+from telltale.identity.hearing import hearing
+from telltale.identity.trust import Trust
 from telltale.naming import OPERATORS, SpiffeId, domain_of, server_name, trust_domain
 from telltale.rpc.client import call_metadata
 
@@ -52,14 +53,20 @@ async def lift(home: Home, name: str, *, as_json: bool) -> None:
 async def show_all(home: Home, *, as_json: bool) -> None:
     """Shows every word that the mesh goes by, as the operators' authority passes them on."""
     mesh = await asyncio.to_thread(home.mesh)
-    async with enrolled(home, mesh, COMMAND_LINE) as me:
-        if me.trust.distrust.of(trust_domain(OPERATORS, mesh.name)) is None:
+    # A person who has logged in knows nobody's keys; the mesh's own bundle does.
+    trust = await asyncio.to_thread(Trust.load, home.trust, mesh.name)
+    operators = trust_domain(OPERATORS, mesh.name)
+    async with (
+        acting(home) as (_, me),
+        hearing(trust, {operators: mesh.authority}, me.channel, None, patience=_TIMEOUT),
+    ):
+        if trust.distrust.of(operators) is None:
             raise Unavailable(
                 f"the authority of the operators at {mesh.authority} does not say whom the mesh distrusts; "
                 "see the logs of the mesh"
             )
-        entries = sorted(me.trust.distrust.entries, key=lambda entry: entry.issued)
-        lists = me.trust.distrust.lists
+        entries = sorted(trust.distrust.entries, key=lambda entry: entry.issued)
+        lists = trust.distrust.lists
     if as_json:
         show.document(
             {
@@ -86,7 +93,7 @@ async def _say(home: Home, request: DistrustRequest) -> Entry:
     domain = domain_of(spiffe_id.trust_domain, mesh.name)
     address = mesh.authority_of(domain)
     async with (
-        enrolled(home, mesh, COMMAND_LINE) as me,
+        acting(home) as (_, me),
         me.channel(address, server_name("authority", spiffe_id.trust_domain)) as channel,
     ):
         try:

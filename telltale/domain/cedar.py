@@ -33,6 +33,8 @@ class Decision:
 
     allowed: bool
     reason: str
+    # The rules that decided, by their @id, sorted.
+    rules: tuple[str, ...] = ()
 
 
 class Rules:
@@ -75,10 +77,11 @@ class Rules:
         if found.errors:
             # A rule that fails may be one that forbids.
             return Decision(False, f"the policy failed: {'; '.join(found.errors)}")
-        rules = ", ".join(sorted(found.id_annotations_by_reason.values()))
+        rules = tuple(sorted(found.id_annotations_by_reason.values()))
+        named = ", ".join(rules)
         if answer.allowed:
-            return Decision(True, f"permitted by {rules}")
-        return Decision(False, f"forbidden by {rules}" if rules else missing)
+            return Decision(True, f"permitted by {named}", rules)
+        return Decision(False, f"forbidden by {named}" if rules else missing, rules)
 
     def _check(self, line: int, rule: str) -> None:
         try:

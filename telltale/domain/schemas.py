@@ -16,7 +16,7 @@ from telltale.api.mesh.v1.schemas_pb2_grpc import SchemasServicer
 from telltale.contract.schema import Schema
 from telltale.domain.access import Access, asking
 from telltale.domain.products import Products
-from telltale.errors import LimitExceeded, PermissionMissing
+from telltale.errors import LimitExceeded
 from telltale.naming import SpiffeId
 
 # New schemas of one source between two starts of the service: a few releases of all its products.
@@ -62,7 +62,4 @@ class SchemasService(SchemasServicer):
         self._brought[principal] += 1
 
     def _require(self, schema: Schema, action: str) -> None:
-        principal = asking()
-        names = {contract.name for contract in schema.contracts()}
-        if not names & self._access.permitted(principal, action):
-            raise PermissionMissing(str(principal), action, ", ".join(sorted(names)))
+        self._access.require_one_of(action, {contract.name for contract in schema.contracts()})

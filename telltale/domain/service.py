@@ -88,14 +88,14 @@ async def serving_domain(
     ):
         products = Products(image, product_log)
         await products.load()
-        access = Access(policy, products.contracts, mesh)
+        access = Access(policy, products, mesh, telemetry.audit)
         ingest = Ingest(product_log, products, access, Verifier(me.trust), telemetry.report_refusal)
         tokens = TokenVerifier(me.trust, trust_domain)
 
         def add(server: aio.Server) -> None:
             add_IngestServicer_to_server(ingest, server)
             add_SchemasServicer_to_server(SchemasService(products, access), server)
-            add_AccessServicer_to_server(AccessService(access, tokens, forwarders), server)
+            add_AccessServicer_to_server(AccessService(access, trust_domain, tokens, forwarders), server)
             subscriptions = Subscriptions(product_log, access)
             listings = Listings(product_log, access)
             for contract in products.contracts.values():
@@ -103,7 +103,10 @@ async def serving_domain(
             add_reflection(server, _Visible(image, products, access).visible)
 
         authenticator = Authenticator(me.trust, trust_domain, forwarders)
-        async with serving(me, settings.listen, authenticator, add), asyncio.TaskGroup() as tasks:
+        async with (
+            serving(me, settings.listen, authenticator, add, auditor=telemetry.audit),
+            asyncio.TaskGroup() as tasks,
+        ):
             pruning = tasks.create_task(_prune(product_log, products))
             lease = tasks.create_task(keep_lease(me, settings.gateway, settings.advertise, image.sha256))
             try:

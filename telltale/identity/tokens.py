@@ -43,18 +43,32 @@ def confirmation(thumbprint: bytes) -> str:
     return base64.urlsafe_b64encode(thumbprint).rstrip(b"=").decode()
 
 
+def audiences_of(token: str) -> frozenset[str]:
+    """The trust domains that a token says it is for: whoever asks has verified it before."""
+    try:
+        named = jwt.decode(token, options={"verify_signature": False}).get("aud")
+    except (jwt.PyJWTError, ValueError, TypeError):
+        return frozenset()
+    return frozenset([named] if isinstance(named, str) else named or ())
+
+
 class TokenVerifier:
     """Verifies tokens for the services of one trust domain."""
 
     def __init__(self, trust: Trust, audience: str) -> None:
         self._trust = trust
         self._audience = audience
+        self._believed = trust.bundle
         self._verified: OrderedDict[tuple[bytes, bytes | None], Token] = OrderedDict()
 
     def verify(self, token: str, thumbprint: bytes | None) -> Token:
         """Who the token speaks of. `thumbprint` is that of the certificate on the wire, and None only for a
         token whose binding a trusted forwarder has checked. Raises Unauthenticated with what to do."""
         key = (hashlib.sha256(token.encode("utf-8", "replace")).digest(), thumbprint)
+        if self._believed is not self._trust.bundle:
+            # A key that has gone vouches for nothing any more.
+            self._believed = self._trust.bundle
+            self._verified.clear()
         known = self._verified.get(key)
         if known is not None and known.expires.timestamp() > time.time():
             self._verified.move_to_end(key)

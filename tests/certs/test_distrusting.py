@@ -16,10 +16,11 @@ from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs lack it
 from structlog.testing import capture_logs
 
 from certs.distrusts import Distrusts
-from certs.ledger import STATE, Ledger
+from certs.ledger import Ledger
 from certs.policy import InvitationPolicy
 from certs.profiles import Profile
 from certs.serve import AuthorityAddress, AuthoritySettings, serving_authority
+from certs.state import STATE
 from telltale.api.mesh.v1 import authority_pb2
 from telltale.api.mesh.v1.authority_pb2_grpc import (
     AuthorityServicer,
@@ -31,7 +32,7 @@ from telltale.errors import ConfigurationError, InvalidInput, LimitExceeded, Per
 from telltale.identity.dialling import dial
 from telltale.identity.distrust import DistrustList, Entry
 from telltale.identity.distrust_lists import MOST_ENTRIES, entry_of, make_list
-from telltale.identity.following import following
+from telltale.identity.hearing import hearing
 from telltale.identity.keys import new_key, signing_request
 from telltale.identity.trust import Trust
 from telltale.identity.workload import Workload
@@ -98,7 +99,7 @@ class Running:
 
     @property
     def words(self) -> Distrusts:
-        return Distrusts(self.ledger.connection, "servers.telltale.test")
+        return Distrusts(self.ledger.state, "servers.telltale.test")
 
     @property
     def alice(self) -> Workload:
@@ -111,7 +112,7 @@ class Running:
         authorities = {
             self.mesh.trust_domain(domain): f"127.0.0.1:{self.ports[domain][0]}" for domain in domains
         }
-        async with following(me.trust, authorities, me.channel, state, patience=PATIENCE_SECONDS):
+        async with hearing(me.trust, authorities, me.channel, state, patience=PATIENCE_SECONDS):
             yield me.trust
 
 
@@ -181,7 +182,7 @@ async def test_an_authority_passes_on_what_the_others_say(running: Running, tmp_
                 await asyncio.sleep(0.02)
     # Kept: a process that starts while nobody answers knows it at once.
     nobody = running.mesh.workload("platform", "/writer")
-    async with following(nobody.trust, {}, nobody.channel, tmp_path / "state"):
+    async with hearing(nobody.trust, {}, nobody.channel, tmp_path / "state"):
         assert nobody.trust.distrust.name(WEB1) is not None
 
 
@@ -389,7 +390,7 @@ async def test_a_relay_can_neither_forge_nor_roll_back(mesh: Mesh, tmp_path: Pat
     ) as port:
         peers = {mesh.trust_domain("platform"): f"127.0.0.1:{port}"}
         with capture_logs() as logs:
-            async with following(me.trust, peers, me.channel, tmp_path, patience=PATIENCE_SECONDS):
+            async with hearing(me.trust, peers, me.channel, tmp_path, patience=PATIENCE_SECONDS):
                 # The relay's own list is the last, so everything before it was looked at.
                 assert me.trust.distrust.of(mesh.trust_domain("platform")) is not None
                 assert me.trust.distrust.name(WEB1) is not None
@@ -398,7 +399,7 @@ async def test_a_relay_can_neither_forge_nor_roll_back(mesh: Mesh, tmp_path: Pat
 
 
 def test_the_earlier_of_two_times_holds(mesh: Mesh) -> None:
-    words = Distrusts(Ledger(mesh.home.authority("servers")).connection, "servers.telltale.test")
+    words = Distrusts(Ledger(mesh.home.authority("servers")).state, "servers.telltale.test")
     noon = datetime.now(UTC) - timedelta(hours=5)
     words.distrust(WEB1, None, "first", "alice")
     assert words.distrust(WEB1, noon, "", "bob").since == noon
@@ -409,7 +410,7 @@ def test_the_earlier_of_two_times_holds(mesh: Mesh) -> None:
 
 
 def test_the_sequence_only_grows(mesh: Mesh) -> None:
-    words = Distrusts(Ledger(mesh.home.authority("servers")).connection, "servers.telltale.test")
+    words = Distrusts(Ledger(mesh.home.authority("servers")).state, "servers.telltale.test")
     seen = [words.sequence()]
     for _ in range(3):
         words.distrust(WEB1, None, "", "alice")
@@ -421,7 +422,7 @@ def test_the_sequence_only_grows(mesh: Mesh) -> None:
 
 
 def test_what_cannot_be_said_is_refused_with_the_reason(mesh: Mesh) -> None:
-    words = Distrusts(Ledger(mesh.home.authority("servers")).connection, "servers.telltale.test")
+    words = Distrusts(Ledger(mesh.home.authority("servers")).state, "servers.telltale.test")
     with pytest.raises(InvalidInput, match="its own authority"):
         words.distrust(ALICE, None, "", "alice")
     with pytest.raises(InvalidInput, match="the authority itself"):
@@ -437,7 +438,7 @@ def test_what_cannot_be_said_is_refused_with_the_reason(mesh: Mesh) -> None:
 
 def test_words_are_bounded(mesh: Mesh) -> None:
     ledger = Ledger(mesh.home.authority("servers"))
-    words = Distrusts(ledger.connection, "servers.telltale.test")
+    words = Distrusts(ledger.state, "servers.telltale.test")
     words.adopt(1, [word(SpiffeId("servers.telltale.test", f"/agent/{n}")) for n in range(MOST_ENTRIES)])
     with pytest.raises(LimitExceeded, match="its most"):
         words.distrust(WEB1, None, "", "alice")

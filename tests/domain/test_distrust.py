@@ -6,17 +6,14 @@ from datetime import UTC, datetime, timedelta
 import grpc
 import grpc.aio
 
-from certs.profiles import Profile
 from telltale.api.mesh.v1.ingest_pb2 import PushRequest, RefusalReason
 from telltale.api.mesh.v1.ingest_pb2_grpc import IngestStub
 from telltale.api.mesh.v1.stream_pb2 import ListRequest, WatchRequest
 from telltale.api.servers.v1.inventory_pb2_grpc import InventoryStub
-from telltale.identity.credentials import Credentials
-from telltale.identity.keys import new_key
 from telltale.identity.workload import Workload
 from tests.support.batches import INVENTORY, Chain, disk_usage, host
 from tests.support.domain import Running
-from tests.support.mesh import Mesh, MeshIssuer
+from tests.support.mesh import Mesh
 from tests.support.words import lift, say, word
 
 PATIENCE_SECONDS = 30.0
@@ -85,7 +82,7 @@ async def test_a_spool_is_taken_up_to_the_word_once_the_host_has_a_new_key(
     say(servers.domain.me.trust, mesh, word(old.spiffe_id, ago(30)))
     until = datetime.now(UTC).replace(microsecond=0)
     lift(servers.domain.me.trust, mesh, old.spiffe_id, until)
-    fresh = renewed(mesh, old, until)
+    fresh = enrolled_anew(mesh, old, until)
     certificates = (*fresh.credentials.certificates, *old.credentials.certificates)
     acked, refused = await pushed(servers, fresh, PushRequest(batches=spooled, certificates=certificates))
     assert acked == [1, 2]
@@ -124,8 +121,7 @@ async def test_lists_leave_out_what_was_sealed_since_and_the_log_keeps_it(
     assert len(await servers.domain.log.after(INVENTORY, 0, 1 << 20)) == 4
 
 
-def renewed(mesh: Mesh, old: Workload, begins: datetime) -> Workload:
-    """The same identity with a new key, as an authority enrols it after a lift."""
-    key = new_key()
-    chain = mesh.authorities["servers"].issue(Profile(old.spiffe_id), key.public_key(), begins)
-    return Workload(Credentials(key, chain), mesh.trust, MeshIssuer(mesh))
+def enrolled_anew(mesh: Mesh, old: Workload, lifted: datetime) -> Workload:
+    """The same identity with a new key, as its authority issues it after the lift."""
+    say(mesh.authorities["servers"].trust, mesh, word(old.spiffe_id, until=lifted))
+    return mesh.workload("servers", old.spiffe_id.path)

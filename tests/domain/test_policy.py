@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from telltale.api.mesh.v1.product_pb2 import Classification
 from telltale.contract.image import own_image
 from telltale.contract.product import Contract, contracts_in
 from telltale.domain.cedar import Principal
@@ -57,10 +58,53 @@ def test_every_reader_may_read_and_nobody_may_act_or_replay(
         assert allowed(domain, principal, contract) == may | pushes, contract.name
 
 
+CLASSIFICATIONS = PUBLIC, INTERNAL, CONFIDENTIAL, PERSONAL = (
+    Classification.CLASSIFICATION_PUBLIC,
+    Classification.CLASSIFICATION_INTERNAL,
+    Classification.CLASSIFICATION_CONFIDENTIAL,
+    Classification.CLASSIFICATION_PERSONAL,
+)
+
+
+def seen(rules: Policy, principal: Principal, contract: Contract) -> set[Classification]:
+    return {one for one in CLASSIFICATIONS if rules.sees(principal, contract, one, MESH).allowed}
+
+
+@pytest.mark.parametrize("domain", ["servers", "platform", "analysis"])
+@pytest.mark.parametrize(
+    ("principal", "sees"),
+    [
+        (who("platform", "/gateway"), set(CLASSIFICATIONS)),
+        (who("platform", "/writer"), set(CLASSIFICATIONS)),
+        (who("operators", "/ada"), {PUBLIC, INTERNAL, CONFIDENTIAL}),
+        (who("operators", "/ada", groups=("responders",)), set(CLASSIFICATIONS)),
+        (who("operators", "/ada", groups=("respond", "on-call")), {PUBLIC, INTERNAL, CONFIDENTIAL}),
+        (who("cloud-iam", "/ada", groups=("responders",)), set()),
+        (who("servers", "/agent/h1", groups=("responders",)), set()),
+        (who("platform", "/gateway2"), set()),
+    ],
+)
+def test_everybody_sees_what_their_work_needs_and_a_foreign_group_shows_nothing(
+    domain: str, principal: Principal, sees: set[Classification]
+) -> None:
+    rules = policy(domain)
+    for contract in contracts(domain):
+        assert seen(rules, principal, contract) == sees, contract.name
+
+
+def test_a_rule_about_sight_does_not_fit_what_is_no_sight() -> None:
+    rule = """@id("a") permit (principal, action == Action::"list", resource)
+              when { context.classification == "public" };"""
+    with pytest.raises(ConfigurationError, match="classification"):
+        Policy(rule)
+
+
 @pytest.mark.parametrize("domain", ["servers", "platform"])
 def test_the_analysis_service_reads_what_others_publish(domain: str) -> None:
     for contract in contracts(domain):
-        assert READ <= allowed(domain, who("analysis", "/service"), contract)
+        service = who("analysis", "/service")
+        assert READ <= allowed(domain, service, contract)
+        assert seen(policy(domain), service, contract) == set(CLASSIFICATIONS)
 
 
 def test_agents_publish_to_their_own_domain_and_read_nothing() -> None:

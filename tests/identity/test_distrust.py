@@ -250,13 +250,23 @@ def test_a_leaf_of_the_lift_is_believed(mesh: Mesh) -> None:
     trust = mesh.trust
     lifted_at = datetime.now(UTC).replace(microsecond=0)
     say(trust, mesh, word(WEB1, until=lifted_at))
-    issue = mesh.authorities["servers"].issue
-    leaf, issuer = issue(Profile(WEB1), new_key().public_key(), lifted_at)
-    assert trust.identify_peer(leaf, [issuer]) == WEB1
+    authority = mesh.authorities["servers"]
     # Backdated as ever, it would look like one of before.
-    leaf, issuer = issue(Profile(WEB1), new_key().public_key())
+    leaf, issuer = authority.issue(Profile(WEB1), new_key().public_key())
     with pytest.raises(Unauthenticated):
         trust.identify_peer(leaf, [issuer])
+    say(authority.trust, mesh, word(WEB1, until=lifted_at))
+    leaf, issuer = authority.issue(Profile(WEB1), new_key().public_key())
+    assert trust.identify_peer(leaf, [issuer]) == WEB1
+
+
+async def test_an_authority_issues_nothing_to_whom_it_distrusts(mesh: Mesh) -> None:
+    authority, me = mesh.authorities["servers"], mesh.workload("servers", "/agent/web1")
+    say(authority.trust, mesh, word(WEB1))
+    with pytest.raises(Unauthenticated, match="nothing is issued"):
+        authority.issue(Profile(WEB1), new_key().public_key())
+    with pytest.raises(Unauthenticated, match="nothing is issued"):
+        await me.token("servers.telltale.test")
 
 
 def test_the_oldest_list_is_the_one_to_worry_about(mesh: Mesh) -> None:

@@ -19,6 +19,7 @@ import structlog
 from telltale.api.mesh.v1.batch_pb2 import Header, HoleReason, LossReason, SealedBatch
 from telltale.api.servers.v1.disk_usage_pb2 import DiskUsageFrame
 from telltale.identity.workload import Workload
+from telltale.rpc import client
 from telltale.seal.sealing import MAX_PAYLOAD_BYTES
 from telltale.source import pusher, source
 from tests.support.batches import DISK_USAGE, INVENTORY, disk_usage, host
@@ -274,7 +275,8 @@ def _contested(logs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 async def test_a_stream_is_opened_anew_at_the_end_of_its_life(
     servers: Running, agent: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pusher, "_STREAM_LIFE", timedelta(milliseconds=30))
+    monkeypatch.setattr(client, "_STREAM_SHARE", 0.0)
+    monkeypatch.setattr(client, "_SHORTEST_STREAM", 0.03)
     async with servers.source(agent, tmp_path / "spool.db") as one:
         for number in range(30):
             await one.publish(DISK_USAGE, [disk_usage(str(number))])

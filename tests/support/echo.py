@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 
 from telltale.api.mesh.v1 import access_pb2
+from telltale.audit import UNRECORDED, Auditor
 from telltale.errors import LimitExceeded, NotFound, PermissionMissing, Precondition
 from telltale.identity.credentials import Credentials
 from telltale.identity.dialling import dial
@@ -99,7 +100,7 @@ class Echo:
     address: str
     server_name: str
     audience: str
-    # Whom the server believes.
+    # The server's own.
     trust: Trust
 
     def channel(self, who: Workload | Credentials) -> grpc.aio.Channel:
@@ -116,7 +117,9 @@ class Echo:
 
 
 @asynccontextmanager
-async def echo_server(mesh: Mesh, forwarders: frozenset[SpiffeId] = frozenset()) -> AsyncIterator[Echo]:
+async def echo_server(
+    mesh: Mesh, forwarders: frozenset[SpiffeId] = frozenset(), auditor: Auditor = UNRECORDED
+) -> AsyncIterator[Echo]:
     """Serves as the domain service of `servers`."""
     name, audience = mesh.server_name("service", "servers"), mesh.trust_domain("servers")
     me = mesh.workload("servers", "/service", [name])
@@ -126,5 +129,6 @@ async def echo_server(mesh: Mesh, forwarders: frozenset[SpiffeId] = frozenset())
         "127.0.0.1:0",
         Authenticator(me.trust, audience, forwarders),
         lambda server: server.add_generic_rpc_handlers((generic,)),
+        auditor=auditor,
     ) as port:
         yield Echo(mesh, f"127.0.0.1:{port}", name, audience, me.trust)

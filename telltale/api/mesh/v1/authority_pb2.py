@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$telltale/api/mesh/v1/authority.proto\x12\x14telltale.api.mesh.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"<\n\rEnrollRequest\x12\x12\n\njoin_token\x18\x01 \x01(\t\x12\x17\n\x0fsigning_request\x18\x02 \x01(\x0c\"\xb4\x01\n\x0e\x45nrollResponse\x12\x14\n\x0c\x63\x65rtificates\x18\x01 \x03(\x0c\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04mesh\x18\x03 \x01(\t\x12\x19\n\x11root_certificates\x18\x04 \x03(\x0c\x12\x19\n\x11\x61uthority_address\x18\x05 \x01(\t\x12\x17\n\x0fservice_address\x18\x06 \x01(\t\"\'\n\x0cRenewRequest\x12\x17\n\x0fsigning_request\x18\x01 \x01(\x0c\"V\n\rRenewResponse\x12\x14\n\x0c\x63\x65rtificates\x18\x01 \x03(\x0c\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"&\n\x11IssueTokenRequest\x12\x11\n\taudiences\x18\x01 \x03(\t\"T\n\x12IssueTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"9\n\x16\x43reateJoinTokenRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x11\n\tdns_names\x18\x02 \x03(\t\"\x9d\x01\n\x17\x43reateJoinTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x13\n\x0broot_sha256\x18\x03 \x01(\x0c\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12\x65nrollment_address\x18\x05 \x01(\t\"r\n\x0f\x44istrustRequest\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12.\n\nsince_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0c\n\x04lift\x18\x04 \x01(\x08\"F\n\x10\x44istrustResponse\x12\x32\n\x05\x65ntry\x18\x01 \x01(\x0b\x32#.telltale.api.mesh.v1.DistrustEntry\"\x16\n\x14WatchDistrustRequest\"O\n\x15WatchDistrustResponse\x12\x36\n\x04list\x18\x01 \x01(\x0b\x32(.telltale.api.mesh.v1.SignedDistrustList\"I\n\x12SignedDistrustList\x12\x11\n\tstatement\x18\x01 \x01(\t\x12\x14\n\x07\x65ntries\x18\x02 \x01(\x0cH\x00\x88\x01\x01\x42\n\n\x08_entries\"G\n\x0f\x44istrustEntries\x12\x34\n\x07\x65ntries\x18\x01 \x03(\x0b\x32#.telltale.api.mesh.v1.DistrustEntry\"\xce\x01\n\rDistrustEntry\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12.\n\nsince_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nuntil_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\n\n\x02\x62y\x18\x05 \x01(\t\x12.\n\nissue_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xca\x04\n\tAuthority\x12S\n\x06\x45nroll\x12#.telltale.api.mesh.v1.EnrollRequest\x1a$.telltale.api.mesh.v1.EnrollResponse\x12P\n\x05Renew\x12\".telltale.api.mesh.v1.RenewRequest\x1a#.telltale.api.mesh.v1.RenewResponse\x12_\n\nIssueToken\x12\'.telltale.api.mesh.v1.IssueTokenRequest\x1a(.telltale.api.mesh.v1.IssueTokenResponse\x12n\n\x0f\x43reateJoinToken\x12,.telltale.api.mesh.v1.CreateJoinTokenRequest\x1a-.telltale.api.mesh.v1.CreateJoinTokenResponse\x12Y\n\x08\x44istrust\x12%.telltale.api.mesh.v1.DistrustRequest\x1a&.telltale.api.mesh.v1.DistrustResponse\x12j\n\rWatchDistrust\x12*.telltale.api.mesh.v1.WatchDistrustRequest\x1a+.telltale.api.mesh.v1.WatchDistrustResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$telltale/api/mesh/v1/authority.proto\x12\x14telltale.api.mesh.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"<\n\rEnrollRequest\x12\x12\n\njoin_token\x18\x01 \x01(\t\x12\x17\n\x0fsigning_request\x18\x02 \x01(\x0c\"\xb4\x01\n\x0e\x45nrollResponse\x12\x14\n\x0c\x63\x65rtificates\x18\x01 \x03(\x0c\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04mesh\x18\x03 \x01(\t\x12\x19\n\x11root_certificates\x18\x04 \x03(\x0c\x12\x19\n\x11\x61uthority_address\x18\x05 \x01(\t\x12\x17\n\x0fservice_address\x18\x06 \x01(\t\"\'\n\x0cRenewRequest\x12\x17\n\x0fsigning_request\x18\x01 \x01(\x0c\"V\n\rRenewResponse\x12\x14\n\x0c\x63\x65rtificates\x18\x01 \x03(\x0c\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"&\n\x11IssueTokenRequest\x12\x11\n\taudiences\x18\x01 \x03(\t\"T\n\x12IssueTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"9\n\x16\x43reateJoinTokenRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x11\n\tdns_names\x18\x02 \x03(\t\"\x9d\x01\n\x17\x43reateJoinTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x13\n\x0broot_sha256\x18\x03 \x01(\x0c\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12\x65nrollment_address\x18\x05 \x01(\t\"\x16\n\x14\x44\x65scribeLoginRequest\"J\n\x15\x44\x65scribeLoginResponse\x12\x0e\n\x06issuer\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x0e\n\x06scopes\x18\x03 \x03(\t\"\xa6\x01\n\x14\x45xchangeTokenRequest\x12\x12\n\ngrant_type\x18\x01 \x01(\t\x12\x15\n\rsubject_token\x18\x02 \x01(\t\x12\x1a\n\x12subject_token_type\x18\x03 \x01(\t\x12\x1c\n\x14requested_token_type\x18\x04 \x01(\t\x12\x10\n\x08\x61udience\x18\x05 \x03(\t\x12\x17\n\x0fsigning_request\x18\x06 \x01(\x0c\"\xc5\x02\n\x15\x45xchangeTokenResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x19\n\x11issued_token_type\x18\x02 \x01(\t\x12\x12\n\ntoken_type\x18\x03 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0c\x63\x65rtificates\x18\x05 \x03(\x0c\x12\x37\n\x13session_expire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06groups\x18\x07 \x03(\t\x12\x0c\n\x04mesh\x18\x08 \x01(\t\x12\x15\n\rtrust_domains\x18\t \x03(\t\x12\x19\n\x11\x61uthority_address\x18\n \x01(\t\x12\x17\n\x0fgateway_address\x18\x0b \x01(\t\"r\n\x0f\x44istrustRequest\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12.\n\nsince_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0c\n\x04lift\x18\x04 \x01(\x08\"F\n\x10\x44istrustResponse\x12\x32\n\x05\x65ntry\x18\x01 \x01(\x0b\x32#.telltale.api.mesh.v1.DistrustEntry\"\x16\n\x14WatchDistrustRequest\"O\n\x15WatchDistrustResponse\x12\x36\n\x04list\x18\x01 \x01(\x0b\x32(.telltale.api.mesh.v1.SignedDistrustList\"I\n\x12SignedDistrustList\x12\x11\n\tstatement\x18\x01 \x01(\t\x12\x14\n\x07\x65ntries\x18\x02 \x01(\x0cH\x00\x88\x01\x01\x42\n\n\x08_entries\"G\n\x0f\x44istrustEntries\x12\x34\n\x07\x65ntries\x18\x01 \x03(\x0b\x32#.telltale.api.mesh.v1.DistrustEntry\"\xce\x01\n\rDistrustEntry\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12.\n\nsince_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nuntil_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\n\n\x02\x62y\x18\x05 \x01(\t\x12.\n\nissue_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\x9e\x06\n\tAuthority\x12S\n\x06\x45nroll\x12#.telltale.api.mesh.v1.EnrollRequest\x1a$.telltale.api.mesh.v1.EnrollResponse\x12P\n\x05Renew\x12\".telltale.api.mesh.v1.RenewRequest\x1a#.telltale.api.mesh.v1.RenewResponse\x12_\n\nIssueToken\x12\'.telltale.api.mesh.v1.IssueTokenRequest\x1a(.telltale.api.mesh.v1.IssueTokenResponse\x12n\n\x0f\x43reateJoinToken\x12,.telltale.api.mesh.v1.CreateJoinTokenRequest\x1a-.telltale.api.mesh.v1.CreateJoinTokenResponse\x12Y\n\x08\x44istrust\x12%.telltale.api.mesh.v1.DistrustRequest\x1a&.telltale.api.mesh.v1.DistrustResponse\x12j\n\rWatchDistrust\x12*.telltale.api.mesh.v1.WatchDistrustRequest\x1a+.telltale.api.mesh.v1.WatchDistrustResponse0\x01\x12h\n\rDescribeLogin\x12*.telltale.api.mesh.v1.DescribeLoginRequest\x1a+.telltale.api.mesh.v1.DescribeLoginResponse\x12h\n\rExchangeToken\x12*.telltale.api.mesh.v1.ExchangeTokenRequest\x1a+.telltale.api.mesh.v1.ExchangeTokenResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,20 +48,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEJOINTOKENREQUEST']._serialized_end=652
   _globals['_CREATEJOINTOKENRESPONSE']._serialized_start=655
   _globals['_CREATEJOINTOKENRESPONSE']._serialized_end=812
-  _globals['_DISTRUSTREQUEST']._serialized_start=814
-  _globals['_DISTRUSTREQUEST']._serialized_end=928
-  _globals['_DISTRUSTRESPONSE']._serialized_start=930
-  _globals['_DISTRUSTRESPONSE']._serialized_end=1000
-  _globals['_WATCHDISTRUSTREQUEST']._serialized_start=1002
-  _globals['_WATCHDISTRUSTREQUEST']._serialized_end=1024
-  _globals['_WATCHDISTRUSTRESPONSE']._serialized_start=1026
-  _globals['_WATCHDISTRUSTRESPONSE']._serialized_end=1105
-  _globals['_SIGNEDDISTRUSTLIST']._serialized_start=1107
-  _globals['_SIGNEDDISTRUSTLIST']._serialized_end=1180
-  _globals['_DISTRUSTENTRIES']._serialized_start=1182
-  _globals['_DISTRUSTENTRIES']._serialized_end=1253
-  _globals['_DISTRUSTENTRY']._serialized_start=1256
-  _globals['_DISTRUSTENTRY']._serialized_end=1462
-  _globals['_AUTHORITY']._serialized_start=1465
-  _globals['_AUTHORITY']._serialized_end=2051
+  _globals['_DESCRIBELOGINREQUEST']._serialized_start=814
+  _globals['_DESCRIBELOGINREQUEST']._serialized_end=836
+  _globals['_DESCRIBELOGINRESPONSE']._serialized_start=838
+  _globals['_DESCRIBELOGINRESPONSE']._serialized_end=912
+  _globals['_EXCHANGETOKENREQUEST']._serialized_start=915
+  _globals['_EXCHANGETOKENREQUEST']._serialized_end=1081
+  _globals['_EXCHANGETOKENRESPONSE']._serialized_start=1084
+  _globals['_EXCHANGETOKENRESPONSE']._serialized_end=1409
+  _globals['_DISTRUSTREQUEST']._serialized_start=1411
+  _globals['_DISTRUSTREQUEST']._serialized_end=1525
+  _globals['_DISTRUSTRESPONSE']._serialized_start=1527
+  _globals['_DISTRUSTRESPONSE']._serialized_end=1597
+  _globals['_WATCHDISTRUSTREQUEST']._serialized_start=1599
+  _globals['_WATCHDISTRUSTREQUEST']._serialized_end=1621
+  _globals['_WATCHDISTRUSTRESPONSE']._serialized_start=1623
+  _globals['_WATCHDISTRUSTRESPONSE']._serialized_end=1702
+  _globals['_SIGNEDDISTRUSTLIST']._serialized_start=1704
+  _globals['_SIGNEDDISTRUSTLIST']._serialized_end=1777
+  _globals['_DISTRUSTENTRIES']._serialized_start=1779
+  _globals['_DISTRUSTENTRIES']._serialized_end=1850
+  _globals['_DISTRUSTENTRY']._serialized_start=1853
+  _globals['_DISTRUSTENTRY']._serialized_end=2059
+  _globals['_AUTHORITY']._serialized_start=2062
+  _globals['_AUTHORITY']._serialized_end=2860
 # @@protoc_insertion_point(module_scope)

@@ -40,20 +40,21 @@ _age = metrics.get_meter("telltale.identity").create_gauge(
 
 
 @contextlib.asynccontextmanager
-async def following(
+async def hearing(
     trust: Trust,
     authorities: Mapping[str, str],
     channel_to: Callable[[str, str], grpc.aio.Channel],
-    state: Path,
+    state: Path | None,
     *,
     patience: float = _FIRST_WORD_SECONDS,
 ) -> AsyncIterator[None]:
     """Follows authorities, host:port by trust domain, while the body runs. What was kept counts at once.
 
-    channel_to: a channel to an address that proves a server name. state: where lists are kept.
+    channel_to: a channel to an address that proves a server name. state: where lists are kept, if they are.
     patience: seconds that the body waits for a first answer.
     """
-    await asyncio.to_thread(load_lists, state, trust)
+    if state is not None:
+        await asyncio.to_thread(load_lists, state, trust)
     followed = [_Followed(trust, issuer, address, state) for issuer, address in authorities.items()]
     tasks = [asyncio.create_task(one.run(channel_to), name=f"distrust of {one.issuer}") for one in followed]
     tasks.append(asyncio.create_task(_watch_age(trust), name="age of distrust"))
@@ -73,7 +74,7 @@ async def following(
 class _Followed:
     """One authority, and what comes from it."""
 
-    def __init__(self, trust: Trust, issuer: str, address: str, state: Path) -> None:
+    def __init__(self, trust: Trust, issuer: str, address: str, state: Path | None) -> None:
         self.issuer = issuer
         # Set by its first word, or by the first failure: nobody waits for one who is not there.
         self.answered = asyncio.Event()
@@ -131,6 +132,8 @@ class _Followed:
         if heard.sequence == (before.sequence if before is not None else 0):
             return
         _log.warning("the word on whom to distrust changed", issuer=heard.issuer, entries=len(heard.entries))
+        if self._state is None:
+            return
         try:
             await asyncio.to_thread(keep_list, self._state, heard)
         except OSError as failed:
