@@ -5,6 +5,8 @@ from telltale.rpc.auth import Context, caller
 
 # An identity's first certificate, for a join token.
 ENROLL = "enroll"
+# A person's session, for the ID token of a login.
+LOGIN = "login"
 # The next certificate of the same identity.
 RENEW = "renew"
 # A bearer token.
@@ -17,11 +19,11 @@ class Record:
     def __init__(self, auditor: Auditor) -> None:
         self._auditor = auditor
 
-    def stranger(self, context: Context, claimed: str, reason: str, *, allowed: bool) -> None:
-        """A decision on who enrols, about the identity that they claim, or that their join token proves."""
+    def stranger(self, context: Context, action: str, claimed: str, reason: str, *, allowed: bool) -> None:
+        """A decision on who comes without a certificate, about the identity that they claim or prove."""
         self._auditor.record(
             Decision(
-                action=ENROLL,
+                action=action,
                 allowed=allowed,
                 principal=claimed,
                 reason=reason,

@@ -172,11 +172,7 @@ async def serving_authority(
         await stack.enter_async_context(hearing(trust, peers, me.channel, address.directory))
         await stack.enter_async_context(distrusting.telling())
         known = AuthorityService(authority, sessions, invitations, distrusting, record)
-        logins = None
-        if address.people is not None:
-            logins = await asyncio.to_thread(
-                _logins, address.people, address.directory, authority, sessions, trust, told, auditor
-            )
+        logins = await asyncio.to_thread(_logins, address, authority, sessions, trust, told, record)
         strangers = EnrolmentService(authority, ledger, limit, told, record, logins)
         port = await stack.enter_async_context(
             serving(
@@ -208,35 +204,33 @@ def _limit(settings: AuthoritySettings) -> InvitationLimit:
 
 
 def _logins(
-    file: Path,
-    directory: Path,
+    address: AuthorityAddress,
     authority: IssuingAuthority,
     sessions: Sessions,
     trust: Trust,
     told: Addresses,
-    auditor: Auditor,
-) -> Logins:
-    """What lets people log in; raises ConfigurationError. Blocks."""
+    record: Record,
+) -> Logins | None:
+    """What lets people log in, where they do; raises ConfigurationError. Blocks."""
+    if address.people is None:
+        return None
     if domain_of(authority.trust_domain, authority.mesh) != OPERATORS:
         raise ConfigurationError(
             f"people are operators: the authority of {authority.trust_domain} takes no file `people`"
         )
     if not trust.trust_domains:
         raise ConfigurationError("people need TELLTALE_TRUST: it names the trust domains that they may call")
-    settings = PeopleSettings.read(file)
+    settings = PeopleSettings.read(address.people)
     groups = None
     if settings.directory is not None:
         try:
             # Only who has a directory needs its library.
             from certs.people.directory import Directory
         except ImportError:
-            raise ConfigurationError(
-                "a directory needs the extra `directory`: install it, and ldap3"
-            ) from None
+            raise ConfigurationError("a directory needs ldap3; install the extra `directory`") from None
         groups = Directory(settings.directory)
-    return Logins(
-        settings, authority, PeopleRecord(directory), sessions, groups, trust.trust_domains, told, auditor
-    )
+    people = PeopleRecord(address.directory)
+    return Logins(settings, authority, people, sessions, groups, trust, told, record)
 
 
 def _reachable(listen: str, chosen: int = 0) -> str:

@@ -19,7 +19,7 @@ from certs.ledger import Ledger, Redeemed
 from certs.limits import KnockLimit
 from certs.people.logins import Logins
 from certs.profiles import is_person, profile_of
-from certs.record import ISSUE_TOKEN, RENEW, Record
+from certs.record import ENROLL, ISSUE_TOKEN, LOGIN, RENEW, Record
 from certs.sessions import Session, Sessions
 from telltale.api.mesh.v1 import authority_pb2, authority_pb2_grpc
 from telltale.errors import InvalidInput, LimitExceeded, Precondition, TelltaleError, Unauthenticated
@@ -56,12 +56,12 @@ class EnrolmentService(authority_pb2_grpc.AuthorityServicer):
         self, request: authority_pb2.EnrollRequest, context: Context
     ) -> authority_pb2.EnrollResponse:
         peer = context.peer()
-        self._knock(context)
+        self._knock(context, ENROLL)
         try:
             redeemed = await asyncio.to_thread(self._enroll, request)
         except TelltaleError as refused:
             claimed = _claimed(request.join_token)
-            self._record.stranger(context, claimed, str(refused), allowed=False)
+            self._record.stranger(context, ENROLL, claimed, str(refused), allowed=False)
             # The platform's log may be out of reach, or in the hands of whoever tries.
             _log.warning("enrolment refused", claimed=claimed, peer=peer, reason=str(refused))
             raise
@@ -69,7 +69,7 @@ class EnrolmentService(authority_pb2_grpc.AuthorityServicer):
         leaf = _log_issued("enrolled", certificates, peer)
         used = "used again with the same key" if redeemed.again else "used for the first time"
         self._record.stranger(
-            context, str(profile_of(leaf).spiffe_id), f"its join token was {used}", allowed=True
+            context, ENROLL, str(profile_of(leaf).spiffe_id), f"its join token was {used}", allowed=True
         )
         response = authority_pb2.EnrollResponse(
             certificates=certificates,
@@ -84,21 +84,21 @@ class EnrolmentService(authority_pb2_grpc.AuthorityServicer):
     async def DescribeLogin(
         self, request: authority_pb2.DescribeLoginRequest, context: Context
     ) -> authority_pb2.DescribeLoginResponse:
-        self._knock(context)
+        self._limit.knock(context.peer())
         return self._people().describe()
 
     async def ExchangeToken(
         self, request: authority_pb2.ExchangeTokenRequest, context: Context
     ) -> authority_pb2.ExchangeTokenResponse:
-        self._knock(context)
-        return await self._people().exchange(request, context.peer())
+        self._knock(context, LOGIN)
+        return await self._people().exchange(request, context)
 
-    def _knock(self, context: Context) -> None:
+    def _knock(self, context: Context, action: str) -> None:
         try:
             self._limit.knock(context.peer())
         except LimitExceeded as refused:
             # Whom it claims to be is not read: a flood shall cost little.
-            self._record.stranger(context, "", str(refused), allowed=False)
+            self._record.stranger(context, action, "", str(refused), allowed=False)
             raise
 
     def _people(self) -> Logins:

@@ -192,6 +192,13 @@ def test_the_policy_that_the_readme_shows_is_in_force() -> None:
     assert shown in (ROOT / "services/servers/policy.cedar").read_text()
 
 
+def test_the_rules_that_the_page_on_security_shows_are_in_force() -> None:
+    shown = re.findall(r"```cedar\n(.*?)```", SECURITY, re.DOTALL)
+    assert shown
+    for rule in shown:
+        assert rule in (ROOT / "services/servers/policy.cedar").read_text()
+
+
 @pytest.mark.parametrize("target", ["up", "test"])
 def test_the_two_commands_are_targets_of_make(target: str) -> None:
     assert f"`make {target}`" in README

@@ -19,15 +19,16 @@ from certs.people.names import path_name
 from certs.people.record import PeopleRecord, Wanted
 from certs.people.settings import PeopleSettings
 from certs.profiles import Profile, person
+from certs.record import LOGIN, Record
 from certs.sessions import Session, Sessions
 from telltale.api.mesh.v1 import authority_pb2
-from telltale.audit import Auditor, Decision
 from telltale.errors import InvalidInput, TelltaleError, Unauthenticated
 from telltale.identity.credentials import spiffe_id_of
 from telltale.identity.keys import key_sha256, thumbprint
 from telltale.identity.person import ACCESS_TOKEN, GRANT_TYPE, ID_TOKEN, JWT, nonce_of
+from telltale.identity.trust import Trust
+from telltale.rpc.auth import Context
 
-_ACTION = "login"
 _LONGEST_CLAIM = 200
 
 _log = structlog.get_logger("certs")
@@ -49,18 +50,18 @@ class Logins:
         record: PeopleRecord,
         sessions: Sessions,
         directory: Groups | None,
-        trust_domains: frozenset[str],
+        trust: Trust,
         addresses: Addresses,
-        auditor: Auditor,
+        decisions: Record,
     ) -> None:
         self._settings = settings
         self._authority = authority
         self._record = record
         self._sessions = sessions
         self._directory = directory
-        self._trust_domains = sorted(trust_domains)
+        self._trust = trust
         self._addresses = addresses
-        self._auditor = auditor
+        self._decisions = decisions
         self._verifier = IdTokenVerifier(settings.provider, ProviderKeys.of(settings.provider))
 
     def describe(self) -> authority_pb2.DescribeLoginResponse:
@@ -71,7 +72,7 @@ class Logins:
         )
 
     async def exchange(
-        self, request: authority_pb2.ExchangeTokenRequest, peer: str
+        self, request: authority_pb2.ExchangeTokenRequest, context: Context
     ) -> authority_pb2.ExchangeTokenResponse:
         """A session for the person of the ID token, on the device whose key signed the request."""
         try:
@@ -80,17 +81,19 @@ class Logins:
             leaf, issuer = await self._certificates(request.subject_token, public_key)
             session = await asyncio.to_thread(self._session, leaf)
             known = x509.load_der_x509_certificate(leaf)
-            audience = list(request.audience) or self._trust_domains
+            audience = list(request.audience) or sorted(self._trust.trust_domains)
             response = await asyncio.to_thread(self._answer, known, session, issuer, audience)
         except TelltaleError as refused:
             claimed = _claimed(request.subject_token)
-            _log.warning("login refused", claimed=claimed, peer=peer, reason=str(refused))
-            self._auditor.record(Decision(_ACTION, False, claimed, str(refused), address=peer))
+            _log.warning("login refused", claimed=claimed, peer=context.peer(), reason=str(refused))
+            self._decisions.stranger(context, LOGIN, claimed, str(refused), allowed=False)
             raise
         reason = f"logged in at {self._settings.provider.issuer}; groups {', '.join(session.groups)}"
         who = str(spiffe_id_of(known))
-        _log.info("logged in", spiffe_id=who, peer=peer, groups=session.groups, ends=str(session.ends))
-        self._auditor.record(Decision(_ACTION, True, who, reason, subject=who, address=peer))
+        _log.info(
+            "logged in", spiffe_id=who, peer=context.peer(), groups=session.groups, ends=str(session.ends)
+        )
+        self._decisions.stranger(context, LOGIN, who, reason, allowed=True)
         return response
 
     async def _certificates(self, id_token: str, public_key: ec.EllipticCurvePublicKey) -> tuple[bytes, ...]:
@@ -137,7 +140,7 @@ class Logins:
             certificates=(der, issuer),
             groups=session.groups,
             mesh=self._authority.mesh,
-            trust_domains=self._trust_domains,
+            trust_domains=sorted(self._trust.trust_domains),
             authority_address=self._addresses.authority,
             gateway_address=self._addresses.gateway,
         )

@@ -94,7 +94,8 @@ class Credentials:
         if now >= self.not_after:
             raise Unauthenticated(
                 f"the certificate of {self.spiffe_id} expired at {self.not_after:%Y-%m-%d %H:%M:%S} UTC; "
-                "enrol again with a new join token in TELLTALE_JOIN_TOKEN_FILE, or by `telltale agent join`"
+                "enrol again with a new join token in TELLTALE_JOIN_TOKEN_FILE, or by `telltale agent join`; "
+                "a person logs in again with `telltale login`"
             )
         if now < self.not_before:
             raise Unauthenticated(

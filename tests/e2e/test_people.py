@@ -1,67 +1,37 @@
-"""A person of a foreign OpenID Connect provider logs in to a whole mesh, from here and from elsewhere."""
+"""A person logs in to a whole mesh, on its own machine and from elsewhere."""
 
 import json
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.domain import free_port
+from tests.support.provider import CLIENT_ID, serving
 from tests.support.running_mesh import BIN, PATIENCE_SECONDS, RunningMesh, environment, eventually, up
 
-# What a person does in a browser: says who they are, and is led back to where the login began.
-BROWSER = """
-import sys
-import httpx
-
-answer = httpx.post(sys.argv[1], data={"sub": "u-1"}, follow_redirects=False)
-print(httpx.get(answer.headers["location"]).text)
-"""
-CLAIMS = {"sub": "u-1", "preferred_username": "alice", "groups": ["/mesh/operators", "/everybody"]}
+# What a person's browser does: it follows where it is led.
+BROWSER = "import sys, httpx; print(httpx.get(sys.argv[1], follow_redirects=True).text)"
 
 
 @pytest.fixture(scope="module")
-def provider() -> Iterator[str]:
-    """A provider of somebody else's making; returns its issuer."""
-    port = free_port()
-    words = [str(BIN / "oidc-provider-mock"), "--port", str(port), "--user-claims", json.dumps(CLAIMS)]
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not _listens(port):
-            assert process.poll() is None and time.monotonic() < deadline, "the provider does not serve"
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(PATIENCE_SECONDS)
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-@pytest.fixture(scope="module")
-def people(provider: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
     directory = tmp_path_factory.mktemp("people")
     file = directory / "people.json"
-    settings = {
-        "issuer": provider,
-        "client_id": "telltale",
-        "jwks": f"{provider}/jwks",
-        "groups": {"/mesh/operators": "responders"},
-    }
-    file.write_text(json.dumps({"provider": settings}))
-    with up(directory / "home", "--people", str(file)) as mesh:
-        eventually(
-            lambda: mesh.query("SELECT host_name FROM servers_inventory"), "a row in the database", mesh
-        )
-        yield mesh
+    with serving() as provider:
+        settings = {
+            "issuer": provider.issuer,
+            "client_id": CLIENT_ID,
+            "jwks": f"{provider.issuer}/jwks",
+            "groups": {"/mesh/operators": "responders"},
+        }
+        file.write_text(json.dumps({"provider": settings}))
+        with up(directory / "home", "--people", str(file)) as mesh:
+            eventually(
+                lambda: mesh.query("SELECT host_name FROM servers_inventory"), "a row in the database", mesh
+            )
+            yield mesh
 
 
 def telltale(home: Path, *arguments: str, browser: Path) -> "subprocess.CompletedProcess[str]":
@@ -126,7 +96,11 @@ def test_a_person_logs_in_on_the_mesh_s_own_machine_without_naming_anything(
         logs = (people.home / "logs" / "authorities.log").read_text().splitlines()
         by = [json.loads(line).get("by") for line in logs if '"invited"' in line]
         assert by[-1] == "spiffe://operators.telltale.internal/person/alice"
-        # The dashboard and whatever else the machine does for itself is not the person's.
-        assert people.json("status")
+        decided = eventually(
+            lambda: people.query("SELECT action, principal, reason FROM mesh_audit WHERE action = 'login'"),
+            "a login in the audit log",
+            people,
+        )
+        assert decided[0]["principal"] == "spiffe://operators.telltale.internal/person/alice"
     finally:
         assert telltale(people.home, "logout", browser=browser).returncode == 0
