@@ -59,6 +59,12 @@ def test_authorities_tell_newcomers_where_to_push_and_know_whose_tokens_invite(p
     assert environment["TELLTALE_TRUST"] == str(planned.home.trust)
 
 
+def test_authorities_follow_each_other(planned: Plan) -> None:
+    for one in json.loads(planned.programs()[0].environment["TELLTALE_AUTHORITIES"]):
+        others = set(planned.domains) - {Path(one["directory"]).name}
+        assert one["peers"] == {domain: planned.addresses[f"authority of {domain}"] for domain in others}
+
+
 def test_the_agent_alone_joins_as_on_any_other_host(planned: Plan) -> None:
     assert [process.name for process in planned.processes if process.joins] == ["agent"]
     for program in planned.programs():

@@ -12,6 +12,8 @@ import grpc.aio
 import pytest
 
 from telltale.api.mesh.v1.batch_pb2 import SealedFrame
+from telltale.api.mesh.v1.catalog_pb2 import CatalogState, ListProductsRequest, RegisterRequest
+from telltale.api.mesh.v1.catalog_pb2_grpc import CatalogStub
 from telltale.api.mesh.v1.stream_pb2 import (
     ListRequest,
     StreamSubscribeRequest,
@@ -28,7 +30,9 @@ from telltale.cli import show
 from telltale.cli.home import Mesh as Place
 from telltale.cli.operator import Operator
 from telltale.cli.products import entry_row
+from telltale.identity.distrust import Distrust
 from telltale.identity.workload import Workload
+from telltale.rpc.client import call_metadata
 from telltale.seal.verify import Verifier
 from tests.gateway.realdomain import servers, source
 from tests.gateway.wire import Gateway, gateway_service
@@ -36,6 +40,7 @@ from tests.support.batches import DISK_USAGE, INVENTORY, disk_usage, header_of, 
 from tests.support.domain import free_port
 from tests.support.mesh import Mesh
 from tests.support.running_mesh import BIN
+from tests.support.words import lift, say, word
 
 ACCOUNTS = "servers.accounts"
 ACCOUNTS_API = "telltale.api.servers.v1.Accounts"
@@ -227,3 +232,64 @@ async def test_typed_clients_read_records_through_the_gateway(mesh: Mesh, tmp_pa
     assert frame.batches[0].payload.records[0].mountpoint == "/srv"
     assert frame.batches[0].header.source == str(agent.spiffe_id)
     assert entries == ["web1"]
+
+
+async def test_a_distrusted_domain_service_loses_its_lease_and_gets_it_back_with_a_new_key(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    agent, writer = mesh.workload("servers", "/agent/web1"), mesh.workload("platform", "/writer")
+    service = mesh.spiffe_id("servers", "/service")
+    port = free_port()
+
+    async def first(gateway: Gateway) -> SealedFrame:
+        """The first frame with a batch in it, however long it takes."""
+        async with gateway.channel(writer) as channel, asyncio.timeout(30):
+            request = StreamSubscribeRequest(products=["servers.*"])
+            call = StreamStub(channel).Subscribe(request, metadata=await gateway.metadata(writer))
+            async for frame in call:
+                if frame.batches:
+                    return frame
+        raise AssertionError("the stream ended")
+
+    async def state(gateway: Gateway) -> set[CatalogState]:
+        async with gateway.channel(writer) as channel:
+            listed = await CatalogStub(channel).ListProducts(
+                ListProductsRequest(), metadata=await gateway.metadata(writer), timeout=10
+            )
+        return {entry.state for entry in listed.entries}
+
+    async def become(gateway: Gateway, wanted: CatalogState) -> None:
+        async with asyncio.timeout(60):
+            while await state(gateway) != {wanted}:  # noqa: ASYNC110 -- asked over the wire
+                await asyncio.sleep(0.05)
+
+    async with gateway_service(mesh, tmp_path / "gateway") as gateway:
+        trust = gateway.me.trust
+        async with servers(mesh, gateway, tmp_path / "servers", port):
+            async with source(mesh, agent, tmp_path / "spool.db", port) as one:
+                await one.publish(DISK_USAGE, [disk_usage("/before")])
+                await first(gateway)
+                # Asked while its owner is there: afterwards the gateway goes by what it said.
+                assert await state(gateway) == {CatalogState.CATALOG_STATE_LIVE}
+                say(trust, mesh, word(service))
+                await become(gateway, CatalogState.CATALOG_STATE_UNREACHABLE)
+            # The service goes on asking for its lease, and is told why there is none.
+            old = mesh.workload("servers", "/service", [mesh.server_name("service", "servers")])
+            async with gateway.channel(old) as channel:
+                with pytest.raises(grpc.aio.AioRpcError, match="is distrusted since"):
+                    await CatalogStub(channel).Register(
+                        RegisterRequest(address=f"localhost:{port}"),
+                        metadata=await call_metadata(old, mesh.trust_domain("platform")),
+                        timeout=10,
+                    )
+        until = datetime.now(UTC).replace(microsecond=0)
+        lift(trust, mesh, service, until)
+        authority = mesh.authorities["servers"].trust
+        say(authority, mesh, word(service, until=until))
+        try:
+            async with servers(mesh, gateway, tmp_path / "servers", port):
+                assert (await first(gateway)).batches
+                await become(gateway, CatalogState.CATALOG_STATE_LIVE)
+        finally:
+            # The mesh is shared by the tests of this file.
+            authority.distrust = Distrust()

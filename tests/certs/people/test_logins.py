@@ -1,5 +1,6 @@
 """A person's ID token at the real enrolment port: what it buys, and each reason for which it buys nothing."""
 
+import asyncio
 import base64
 import json
 import time
@@ -19,6 +20,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from structlog.testing import capture_logs
 
 from certs.__main__ import main
+from certs.distrusts import Distrusts
+from certs.ledger import Ledger
 from certs.serve import AuthorityAddress, AuthoritySettings, serving_authority
 from telltale.api.mesh.v1 import authority_pb2, authority_pb2_grpc
 from telltale.audit import Decision
@@ -115,6 +118,37 @@ def provider() -> Iterator[Provider]:
 async def running(tmp_path: Path, provider: Provider) -> AsyncIterator[Running]:
     async with authority(tmp_path, provider) as running:
         yield running
+
+
+async def test_a_distrusted_person_logs_in_no_more_until_that_is_lifted(running: Running) -> None:
+    key = new_key()
+    token = running.provider.id_token(nonce_of(key.public_key()))
+    first = await running.exchange(token, key)
+    alice = first.credentials.spiffe_id
+    words = Distrusts(Ledger(running.mesh.home.authority("operators")).state, alice.trust_domain)
+    await asyncio.to_thread(words.distrust, alice, None, "her laptop was stolen", "console")
+    # The running authority hears of it, and then neither the old session nor a new one counts.
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await running.client.token(first.credentials, ["servers.telltale.test"])
+            except Unauthenticated as refused:
+                assert "is distrusted since" in str(refused)
+                break
+            await asyncio.sleep(0.05)
+    assert "is distrusted since" in await running.refused_with()
+    assert "is distrusted since" in await running.refused(token, key)
+    await asyncio.to_thread(words.lift, alice)
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                again = await running.login()
+                break
+            except Unauthenticated:
+                await asyncio.sleep(0.05)
+    assert await running.client.token(again.credentials, ["servers.telltale.test"])
+    with pytest.raises(Unauthenticated, match="for new keys only"):
+        await running.client.token(first.credentials, ["servers.telltale.test"])
 
 
 async def test_strangers_are_told_where_to_log_in(running: Running) -> None:
