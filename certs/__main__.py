@@ -174,7 +174,7 @@ def _add_root(options: argparse.Namespace) -> None:
 def _join_token(options: argparse.Namespace) -> None:
     home = Home(options.home)
     authority = IssuingAuthority.load(home.authority(options.domain))
-    profile, granted = _grant(home, authority, options.domain, options.path, options.dns, options.group)
+    profile, granted = _grant(home, options.domain, options.path, options.dns, options.group)
     facts = {
         "token": str(granted.token),
         "spiffe_id": str(profile.spiffe_id),
@@ -199,8 +199,7 @@ def _join_tokens(options: argparse.Namespace) -> None:
             case [domain, path, *names]:
                 dns = [name for name in names if not name.startswith("+")]
                 groups = [name.removeprefix("+") for name in names if name.startswith("+")]
-                authority = IssuingAuthority.load(home.authority(domain))
-                print(_grant(home, authority, domain, path, dns, groups)[1].token)
+                print(_grant(home, domain, path, dns, groups)[1].token)
             case _:
                 raise InvalidInput(
                     f"{line.strip()!r} is not of the form `domain path [server name ...] [+group ...]`"
@@ -223,15 +222,11 @@ def _distrust(options: argparse.Namespace) -> None:
 
 
 def _grant(
-    home: Home,
-    authority: IssuingAuthority,
-    domain: str,
-    path: str,
-    dns: Sequence[str],
-    groups: Sequence[str] = (),
+    home: Home, domain: str, path: str, dns: Sequence[str], groups: Sequence[str] = ()
 ) -> tuple[Profile, NewJoinToken]:
     if len(set(groups)) > MOST_GROUPS:
         raise InvalidInput(f"{len(groups)} groups are too many; {MOST_GROUPS} are the most")
+    authority = IssuingAuthority.load(home.authority(domain))
     spiffe_id = SpiffeId.parse(f"spiffe://{authority.trust_domain}{path}")
     profile = Profile(spiffe_id, tuple(dns))
     authority.check_newcomer(profile)
