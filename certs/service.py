@@ -190,6 +190,9 @@ class AuthorityService(authority_pb2_grpc.AuthorityServicer):
         """Records that the body refused the caller."""
         try:
             yield
+        except Unauthenticated:
+            # Of those whom nobody knows the server tells.
+            raise
         except TelltaleError as refused:
             self._record.known(action, str(refused), allowed=False)
             raise

@@ -12,6 +12,7 @@ import certs.policy
 import certs.record
 import gateway.decisions
 import telltale.domain.access
+import telltale.domain.ingest
 import telltale.rpc.guard
 from agent.settings import AgentSettings
 from certs.serve import AuthoritySettings
@@ -247,11 +248,13 @@ def _is_source(path: Path) -> bool:
         {
             telltale.rpc.guard.AUTHENTICATE,
             telltale.domain.access.FORWARD,
+            telltale.domain.ingest.ADMIT,
             gateway.decisions.REGISTER,
             gateway.decisions.ADMIT,
             gateway.decisions.FORWARD,
             certs.policy.INVITE,
             certs.record.ENROLL,
+            certs.record.LOGIN,
             certs.record.RENEW,
             certs.record.ISSUE_TOKEN,
         }

@@ -22,6 +22,7 @@ from telltale.api.mesh.v1.ingest_pb2 import (
 )
 from telltale.api.mesh.v1.ingest_pb2_grpc import IngestServicer
 from telltale.domain.access import Access, asking
+from telltale.domain.cedar import Decision, Principal
 from telltale.domain.examiner import Examiner
 from telltale.domain.log import Candidate, ProductLog
 from telltale.domain.products import Products
@@ -41,6 +42,8 @@ _MAX_CERTIFICATES = 64
 # A source needs one stream, and another while it renews itself or its old connection is not known to be dead.
 # Each may keep `_PIPELINE` requests in memory, and the memory belongs to all sources.
 _STREAMS_PER_SOURCE = 4
+# One more stream of a source.
+ADMIT = "admit"
 # A source that is refused for ever must not fill the disk with log lines.
 _COMPLAIN_SECONDS = 10.0
 _MAX_COMPLAINED = 1_000
@@ -94,11 +97,13 @@ class Ingest(IngestServicer):
     @contextlib.contextmanager
     def _admitted(self, source: SpiffeId) -> Iterator[None]:
         if self._streams[source] >= _STREAMS_PER_SOURCE:
-            raise LimitExceeded(
+            refused = LimitExceeded(
                 "streams_per_source",
                 f"{source} has {_STREAMS_PER_SOURCE} push streams here; end one of them, and if they are not"
                 " yours enrol anew: somebody else uses your identity",
             )
+            self._access.record(Principal(source), ADMIT, "", Decision(False, str(refused)))
+            raise refused
         self._streams[source] += 1
         try:
             yield
@@ -114,7 +119,9 @@ class Ingest(IngestServicer):
     def _source(self) -> SpiffeId:
         who = caller()
         if who.peer != who.principal:
-            raise InvalidInput("a push cannot be forwarded; call the domain service itself")
+            refused = InvalidInput("a push cannot be forwarded; call the domain service itself")
+            self._access.record(asking(), "push", "", Decision(False, str(refused)))
+            raise refused
         self._access.require_any(asking(), "push")
         return who.peer
 

@@ -224,3 +224,35 @@ async def test_who_saw_what_is_personal_and_from_whom_it_was_kept_are_records(
     assert "may not see account (personal), account_id (personal)" in masked.reason
     assert whole.allowed and list(whole.rules) == ["operators-see", "responders-see-personal"]
     assert not stream.allowed and "a sealed batch is delivered whole" in stream.reason
+
+
+async def test_a_push_that_somebody_forwards_and_one_stream_too_many_are_told_of(
+    audited: Audited, mesh: Mesh
+) -> None:
+    servers = audited.servers
+    gateway, agent = mesh.workload("platform", "/gateway"), mesh.workload("servers", "/agent/web1")
+    own = await servers.metadata(agent)
+    behalf = (
+        *(await servers.metadata(gateway)),
+        (ON_BEHALF_OF, await agent.token(mesh.trust_domain("servers"))),
+    )
+    async with servers.channel(gateway) as channel:
+        # The one request goes out with the call: no status is lost to a write that fails.
+        push: Any = channel.unary_stream("/telltale.api.mesh.v1.Ingest/Push")
+        assert await refused(push(b"", metadata=behalf).read()) is grpc.StatusCode.INVALID_ARGUMENT
+    async with servers.channel(agent) as channel:
+        calls = [IngestStub(channel).Push(metadata=own) for _ in range(4)]
+        for call in calls:
+            await call.initial_metadata()
+        fifth: Any = channel.unary_stream("/telltale.api.mesh.v1.Ingest/Push")
+        assert await refused(fifth(b"", metadata=own).read()) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        for call in calls:
+            call.cancel()
+    forwarded, fifth_stream = await audited.until(
+        lambda one: one.action == "push" and "cannot be forwarded" in one.reason,
+        lambda one: one.action == "admit",
+    )
+    assert (forwarded.principal, forwarded.peer) == (str(agent.spiffe_id), str(gateway.spiffe_id))
+    assert not forwarded.allowed and not fifth_stream.allowed
+    assert fifth_stream.principal == str(agent.spiffe_id)
+    assert "somebody else uses your identity" in fifth_stream.reason
