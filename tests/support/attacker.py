@@ -28,6 +28,9 @@ from tests.support.batches import DISK_USAGE, SCHEMAS
 from tests.support.running_mesh import RunningMesh
 
 MESH = "telltale.internal"
+SERVERS = f"servers.{MESH}"
+MESH_API = "/telltale.api.mesh.v1."
+SERVERS_API = "/telltale.api.servers.v1."
 GATEWAY = "gateway"
 # Each is the module of a process of the mesh and the directory of its state.
 STATES = {"agent": "agent", "services.servers": "servers", "services.writer": "writer", GATEWAY: GATEWAY}
