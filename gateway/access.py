@@ -17,7 +17,7 @@ from gateway.domain import Domain
 from telltale.api.mesh.v1.access_pb2 import AccessQuery, Action, CheckRequest, CheckResponse
 from telltale.errors import InvalidInput, TelltaleError, Unauthenticated, Unavailable
 from telltale.rpc.auth import Caller
-from telltale.rpc.client import calling
+from telltale.rpc.client import answered, calling
 
 log = structlog.get_logger(__name__)
 
@@ -122,7 +122,8 @@ class Access:
         )
         try:
             with calling(domain.trust_domain):
-                response = await call(request, metadata=metadata, timeout=_PATIENCE_SECONDS)
+                answer = await call(request, metadata=metadata, timeout=_PATIENCE_SECONDS)
+                response = answered(answer, domain.trust_domain)
         except (Unauthenticated, InvalidInput) as refused:
             # The domain does not accept the caller's token, for example because it is not made out to it.
             log.info("token refused", domain=domain.trust_domain, reason=str(refused))

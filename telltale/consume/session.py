@@ -15,7 +15,7 @@ from telltale.api.mesh.v1 import schemas_pb2, schemas_pb2_grpc, stream_pb2, stre
 from telltale.api.mesh.v1.batch_pb2 import SealedFrame
 from telltale.errors import Unavailable
 from telltale.identity.workload import Workload
-from telltale.rpc.client import calling, status_error
+from telltale.rpc.client import answered, calling, status_error
 
 # Share of the token's remaining life after which the stream is opened anew, before the server ends it.
 _RENEW_AFTER = 0.8
@@ -94,10 +94,10 @@ class Session:
         request = schemas_pb2.GetSchemaRequest(sha256=digest)
         # The channel may be closed meanwhile, for the next session.
         with calling("the gateway"):
-            answer: schemas_pb2.GetSchemaResponse = await stub.Get(
+            answer: schemas_pb2.GetSchemaResponse | None = await stub.Get(
                 request, metadata=self._metadata, timeout=_ANSWER_SECONDS
             )
-        return answer.file_descriptor_set
+        return answered(answer, "the gateway").file_descriptor_set
 
     async def close(self) -> None:
         if self._call is not None:
