@@ -6,14 +6,18 @@ PACKAGES := telltale agent services gateway certs
 # Passed on: make up ARGS="--for 30s"
 ARGS ?=
 
-.PHONY: up test check format lint types imports protos protos-fresh lock clean
+.PHONY: up test system check format lint types imports protos protos-fresh lock clean
 
 # Ctrl-C (130) is how a mesh is meant to end: no failure of make's.
 up: $(VENV)/ready
 	@trap : INT; $(BIN)/telltale up $(ARGS) || [ $$? -eq 130 ]
 
-test: check
+test: check system
 	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+
+# What the tests need and no wheel brings.
+system:
+	@sh tools/system.sh
 
 check: $(VENV)/ready protos-fresh lint types imports
 

@@ -67,14 +67,16 @@ async def _collect(
             log.info("agent collects", source=str(me.spiffe_id), products=sorted(runner.lanes))
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(runner.run())
-                tasks.create_task(_tell_status(settings, host, source, str(me.spiffe_id)))
+                tasks.create_task(_tell_status(settings, host, source, me))
 
 
-async def _tell_status(settings: AgentSettings, host: Host, source: Source, name: str) -> None:
+async def _tell_status(settings: AgentSettings, host: Host, source: Source, me: Workload) -> None:
     while True:
         usage = await source.usage()
         host.agent.spool = SpoolStatus(bytes=usage.bytes, batches=usage.batches)
-        await asyncio.to_thread(status_file.write, settings.state, host.agent, name, source.last_ack)
+        ends = me.credentials.not_after.timestamp()
+        name = str(me.spiffe_id)
+        await asyncio.to_thread(status_file.write, settings.state, host.agent, name, source.last_ack, ends)
         await asyncio.sleep(status_file.WRITE_EVERY_SECONDS)
 
 

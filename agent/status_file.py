@@ -2,6 +2,7 @@
 
 import json
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ WRITE_EVERY_SECONDS = 5.0
 STALE_AFTER_SECONDS = 30.0
 
 
-def write(directory: Path, status: AgentStatus, source: str, last_ack: float | None) -> None:
-    """Writes the status of now. Blocks on the disk."""
+def write(
+    directory: Path, status: AgentStatus, source: str, last_ack: float | None, certificate_ends: float
+) -> None:
+    """Writes the status of now. Times are Unix seconds. Blocks on the disk."""
     document: dict[str, Any] = {
         "written": time.time(),
         "source": source,
         "last_ack": last_ack,
+        "certificate_ends": certificate_ends,
         "spool": {"bytes": status.spool.bytes, "batches": status.spool.batches},
         "records": status.records,
         "lost": status.lost,
@@ -36,13 +40,21 @@ def write(directory: Path, status: AgentStatus, source: str, last_ack: float | N
 def check(directory: Path, now: float) -> str:
     """One line on a healthy agent; raises Precondition saying what is wrong with another.
 
-    An unreachable domain service does not make an agent unhealthy: it spools, which is its work then.
+    An unreachable domain service does not make an agent unhealthy: it spools, which is its work then. An
+    expired certificate does: nothing but an operator brings such an agent back.
     """
     path = directory / NAME
     try:
         status = json.loads(path.read_text())
     except FileNotFoundError:
         raise Precondition(f"{path} does not exist: the agent has not joined or not started yet") from None
+    if now > status["certificate_ends"]:
+        ended = datetime.fromtimestamp(status["certificate_ends"], UTC)
+        raise Precondition(
+            f"the certificate of {status['source']} expired at {ended:%Y-%m-%d %H:%M:%S} UTC; "
+            f"`telltale agent join` with a new join token and --state {directory} brings it back, and the "
+            f"{status['spool']['batches']} batches that wait"
+        )
     age = now - status["written"]
     if age > STALE_AFTER_SECONDS:
         raise Precondition(f"the agent has not written {path} for {age:.0f} s: it is stopped or hangs")

@@ -10,3 +10,4 @@ class Addresses:
     authority: str = ""
     enrollment: str = ""
     service: str = ""
+    gateway: str = ""

@@ -10,10 +10,12 @@ from certs.addresses import Addresses
 from certs.issuing import IssuingAuthority
 from certs.ledger import Ledger
 from certs.limits import InvitationLimit
-from certs.policy import InvitationPolicy
+from certs.policy import INVITE, InvitationPolicy
 from certs.profiles import Profile
+from certs.record import Record
 from telltale.api.mesh.v1 import authority_pb2
-from telltale.errors import InvalidInput, TelltaleError
+from telltale.domain.cedar import Principal
+from telltale.errors import InvalidInput, PermissionMissing, TelltaleError, Unauthenticated
 from telltale.identity.trust import Trust
 from telltale.naming import SpiffeId
 from telltale.rpc.auth import Authenticator, caller
@@ -35,7 +37,9 @@ class Invitations:
         limit: InvitationLimit,
         trust: Trust,
         addresses: Addresses,
+        record: Record,
     ) -> None:
+        self._record = record
         self._authority = authority
         self._ledger = ledger
         self._policy = policy
@@ -48,16 +52,23 @@ class Invitations:
         self, request: authority_pb2.CreateJoinTokenRequest, context: Context
     ) -> authority_pb2.CreateJoinTokenResponse:
         """A join token for the identity of the request, for an operator who may invite it."""
-        inviter = caller().peer
+        inviter, wanted = caller().peer, ""
         try:
-            await self._callers.authenticate(context)
+            known = await self._callers.authenticate(context)
             profile = self._wanted(request)
-            self._policy.require(inviter, profile, self._authority.mesh)
+            wanted = str(profile.spiffe_id)
+            permitted = self._policy.require(Principal(inviter, known.groups), profile, self._authority.mesh)
             self._limit.invite()
         except TelltaleError as refused:
+            # Of those whom nobody knows the server tells.
+            if not isinstance(refused, Unauthenticated):
+                rules = refused.rules if isinstance(refused, PermissionMissing) else ()
+                self._record.known(INVITE, str(refused), allowed=False, subject=wanted, rules=rules)
+            # The platform's log may be out of reach, or in the hands of whoever tries.
             _log.warning("invitation refused", by=str(inviter), peer=context.peer(), reason=str(refused))
             raise
         granted = await asyncio.to_thread(self._ledger.grant, profile)
+        self._record.known(INVITE, permitted.reason, allowed=True, subject=wanted, rules=permitted.rules)
         _log.info(
             "invited",
             by=str(inviter),

@@ -2,56 +2,54 @@
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+import threading
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import jwt
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from certs.profiles import Profile, leaf_certificate, trust_domain_of
-from telltale.errors import ConfigurationError, InvalidInput
+from certs.generations import Generation, key_id
+from certs.profiles import Profile, is_person, leaf_certificate, trust_domain_of
+from telltale.errors import ConfigurationError, InvalidInput, Unauthenticated
 from telltale.identity.credentials import Credentials
 from telltale.identity.enrolment import IssuedToken
-from telltale.identity.keys import load_key, new_key
+from telltale.identity.keys import new_key
 from telltale.identity.tokens import ALGORITHM, LONGEST_LIFE, confirmation
 from telltale.identity.trust import Trust
 from telltale.naming import OPERATORS, SpiffeId, domain_of, server_name
 
-ISSUING_KEY = "issuing.key"
-ISSUING_CERTIFICATE = "issuing.pem"
-TOKEN_KEY = "token.key"
-ROOT_CERTIFICATE = "root.pem"
 LEAF_LIFE = timedelta(hours=24)
 _LARGEST_REQUEST = 4 * 1024
 _MOST_AUDIENCES = 16
 
 
 class IssuingAuthority:
-    """Holds the issuing key and the token key of one trust domain."""
+    """Holds the issuing key and the token key of one trust domain, of the generation of the moment.
+
+    `trust` knows the roots of the mesh and nothing else. Any thread may ask.
+    """
 
     def __init__(
         self,
-        issuing_key: ec.EllipticCurvePrivateKey,
-        issuing: x509.Certificate,
-        token_key: ec.EllipticCurvePrivateKey,
-        root_pem: bytes,
+        generation: Generation,
+        directory: Path,
         *,
         leaf_life: timedelta = LEAF_LIFE,
         token_life: timedelta = LONGEST_LIFE,
     ) -> None:
-        self.trust_domain = trust_domain_of(issuing)
+        self.trust_domain = trust_domain_of(generation.issuing)
         self.mesh = self.trust_domain.partition(".")[2]
         self.spiffe_id = SpiffeId(self.trust_domain, "/authority")
         self.server_name = server_name("authority", self.trust_domain)
-        self.trust = Trust(self.mesh, root_pem)
-        self._issuing_key = issuing_key
-        self._issuing = issuing
-        self._token_key = token_key
-        self._token_key_id = key_id(token_key.public_key())
+        self.trust = Trust.load(directory, self.mesh)
+        self._directory = directory
+        self._lock = threading.Lock()
+        self._take(generation)
         self._leaf_life = leaf_life
         self._token_life = token_life
 
@@ -60,23 +58,45 @@ class IssuingAuthority:
         cls, directory: Path, *, leaf_life: timedelta = LEAF_LIFE, token_life: timedelta = LONGEST_LIFE
     ) -> "IssuingAuthority":
         """Reads what `certs init` made. Blocks."""
-        try:
-            issuing = x509.load_pem_x509_certificate((directory / ISSUING_CERTIFICATE).read_bytes())
-            root_pem = (directory / ROOT_CERTIFICATE).read_bytes()
-        except (OSError, ValueError) as missing:
-            raise ConfigurationError(
-                f"{directory} holds no authority ({missing}); make one with `python -m certs init`"
-            ) from missing
-        issuing_key = load_key(directory / ISSUING_KEY)
-        token_key = load_key(directory / TOKEN_KEY)
-        return cls(issuing_key, issuing, token_key, root_pem, leaf_life=leaf_life, token_life=token_life)
+        return cls(Generation.load(directory), directory, leaf_life=leaf_life, token_life=token_life)
 
-    @cached_property
+    def refresh(self) -> bool:
+        """Takes up what `certs renew` has left in the directory; whether there was anything new.
+
+        Raises ConfigurationError when it cannot be read, and goes on as before. Blocks.
+        """
+        self.trust.refresh()
+        generation = Generation.load(self._directory)
+        if (generation.issuing, generation.token_key.public_key()) == (
+            self._issuing,
+            self._token_key.public_key(),
+        ):
+            return False
+        if trust_domain_of(generation.issuing) != self.trust_domain:
+            raise ConfigurationError(
+                f"{self._directory} has become the authority of {trust_domain_of(generation.issuing)}; "
+                f"bring the one of {self.trust_domain} back, or start again"
+            )
+        self._take(generation)
+        return True
+
+    def _take(self, generation: Generation) -> None:
+        # A leaf or a token is made with one generation, never with parts of two.
+        with self._lock:
+            self._issuing_key, self._issuing = generation.issuing_key, generation.issuing
+            self._token_key = generation.token_key
+            self._token_key_id = key_id(generation.token_key.public_key())
+
+    @property
+    def issuing(self) -> x509.Certificate:
+        """The certificate that leaves are issued with now."""
+        return self._issuing
+
+    @property
     def roots(self) -> tuple[bytes, ...]:
-        """The roots of the mesh in DER, that of this authority first."""
-        own = self._issuing.issuer
-        roots = x509.load_pem_x509_certificates(self.trust.root_pem)
-        roots.sort(key=lambda root: root.subject != own)
+        """The roots of the mesh in DER, the one that has signed this authority first."""
+        signer = self.trust.root_of(self._issuing)
+        roots = sorted(self.trust.bundle.roots, key=lambda root: root != signer)
         return tuple(root.public_bytes(Encoding.DER) for root in roots)
 
     @property
@@ -84,16 +104,30 @@ class IssuingAuthority:
         """By which a newcomer knows this mesh."""
         return hashlib.sha256(self.roots[0]).digest()
 
-    def issue(self, profile: Profile, public_key: ec.EllipticCurvePublicKey) -> tuple[bytes, ...]:
-        """A leaf for this identity and its issuer, in DER. Raises InvalidInput for a foreign name."""
+    def issue(
+        self, profile: Profile, public_key: ec.EllipticCurvePublicKey, ends: datetime | None = None
+    ) -> tuple[bytes, ...]:
+        """A leaf for this identity and its issuer, in DER; it ends with the session, where that has an end.
+
+        Raises InvalidInput for a foreign name, Unauthenticated when the session has ended.
+        """
         self.check(profile)
-        leaf = leaf_certificate(profile, public_key, self._issuing, self._issuing_key, self._leaf_life)
-        return (leaf.public_bytes(Encoding.DER), self._issuing.public_bytes(Encoding.DER))
+        life = self._leaf_life
+        if ends is not None:
+            life = min(life, ends - datetime.now(UTC))
+            if life <= timedelta(0):
+                raise Unauthenticated(f"the session of {profile.spiffe_id} has ended; log in again")
+        with self._lock:
+            issuing, issuing_key = self._issuing, self._issuing_key
+        leaf = leaf_certificate(profile, public_key, issuing, issuing_key, life)
+        return (leaf.public_bytes(Encoding.DER), issuing.public_bytes(Encoding.DER))
 
     def check_newcomer(self, profile: Profile) -> None:
         """Raises InvalidInput when nobody may join as this identity."""
         if profile.spiffe_id == self.spiffe_id:
             raise InvalidInput(f"{profile.spiffe_id} is the authority itself; choose another path")
+        if is_person(profile.spiffe_id):
+            raise InvalidInput(f"{profile.spiffe_id} is a person's, who logs in; choose another path")
         self.check(profile)
 
     def check(self, profile: Profile) -> None:
@@ -122,7 +156,12 @@ class IssuingAuthority:
         return Credentials(key, self.issue(profile, key.public_key()))
 
     def issue_token(
-        self, subject: SpiffeId, thumbprint: bytes, audiences: Sequence[str], not_after: datetime
+        self,
+        subject: SpiffeId,
+        thumbprint: bytes,
+        audiences: Sequence[str],
+        not_after: datetime,
+        groups: Collection[str] = (),
     ) -> IssuedToken:
         """A token for one certificate. It ends with the certificate if not before."""
         if subject.trust_domain != self.trust_domain:
@@ -136,7 +175,7 @@ class IssuingAuthority:
             domain_of(audience, self.mesh)
         now = datetime.now(UTC).replace(microsecond=0)
         expires = min(now + min(self._token_life, LONGEST_LIFE), not_after)
-        claims = {
+        claims: dict[str, Any] = {
             "iss": self.trust_domain,
             "sub": str(subject),
             "aud": wanted,
@@ -145,7 +184,11 @@ class IssuingAuthority:
             "jti": secrets.token_urlsafe(12),
             "cnf": {"x5t#S256": confirmation(thumbprint)},
         }
-        text = jwt.encode(claims, self._token_key, algorithm=ALGORITHM, headers={"kid": self._token_key_id})
+        if groups:
+            claims["groups"] = sorted(groups)
+        with self._lock:
+            key, kid = self._token_key, self._token_key_id
+        text = jwt.encode(claims, key, algorithm=ALGORITHM, headers={"kid": kid})
         return IssuedToken(text, expires)
 
 
@@ -162,12 +205,6 @@ class OwnIssuer:
         return self._authority.issue_token(
             credentials.spiffe_id, credentials.thumbprint, audiences, credentials.not_after
         )
-
-
-def key_id(public_key: ec.EllipticCurvePublicKey) -> str:
-    """Names a token key by what it is, so that two generations cannot be mistaken."""
-    der = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(der).hexdigest()[:16]
 
 
 def requested_key(signing_request: bytes) -> ec.EllipticCurvePublicKey:

@@ -1,22 +1,22 @@
-"""The join tokens of one authority, in SQLite: only their hashes, and each is good for one key."""
+"""The join tokens of one authority: only their hashes, and each is good for one key."""
 
 import hashlib
 import json
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from certs import sessions
 from certs.profiles import Profile
+from certs.state import State
 from telltale.errors import Unauthenticated
 from telltale.identity.enrolment import JoinToken
 from telltale.naming import SpiffeId
 
-STATE = "state.sqlite"
 JOIN_TOKEN_LIFE = timedelta(minutes=10)
 # Spent and expired tokens are kept this long, so that a late retry is told what happened to its token.
 _KEPT = timedelta(days=2)
@@ -31,6 +31,11 @@ CREATE TABLE IF NOT EXISTS join_token (
     leaf BLOB,                      -- what was issued for it, in DER
     issuer BLOB
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS join_token_group (
+    token_sha256 BLOB NOT NULL,
+    name TEXT NOT NULL,             -- policy group of the identity that joins with it
+    PRIMARY KEY (token_sha256, name)
+) STRICT, WITHOUT ROWID;
 """
 
 
@@ -42,25 +47,31 @@ class NewJoinToken:
     expires: datetime
 
 
+@dataclass(frozen=True)
+class Redeemed:
+    """What a join token bought. again: the same key had it already, and gets the same once more."""
+
+    certificates: tuple[bytes, ...]
+    again: bool
+
+
 class Ledger:
     """What the authority remembers of joining. Every method blocks; any thread and process may call."""
 
     def __init__(self, directory: Path) -> None:
-        self._path = directory / STATE
-        if not self._path.exists():
-            self._path.touch(mode=0o600)
-        with self._connection() as connection:
-            connection.execute(_SCHEMA)
+        self._state = State(directory, _SCHEMA)
+        # Its table has to be there when the first token with groups is redeemed.
+        sessions.Sessions(directory)
 
-    def grant(self, profile: Profile, life: timedelta = JOIN_TOKEN_LIFE) -> NewJoinToken:
-        """Makes a join token for one identity."""
+    def grant(
+        self, profile: Profile, life: timedelta = JOIN_TOKEN_LIFE, groups: Collection[str] = ()
+    ) -> NewJoinToken:
+        """Makes a join token for one identity, which will be in these policy groups."""
         token = JoinToken(secrets.token_urlsafe(32), profile.spiffe_id)
         # In whole seconds, as it will be shown.
         expires = datetime.now(UTC).replace(microsecond=0) + life
-        with self._connection() as connection:
-            connection.execute(
-                "DELETE FROM join_token WHERE expire_time < ?", (time.time() - _KEPT.total_seconds(),)
-            )
+        with self._state.transaction() as connection:
+            _forget_old(connection)
             connection.execute(
                 "INSERT INTO join_token (token_sha256, spiffe_id, dns_names, expire_time) "
                 "VALUES (?, ?, ?, ?)",
@@ -71,22 +82,18 @@ class Ledger:
                     expires.timestamp(),
                 ),
             )
+            connection.executemany(
+                "INSERT INTO join_token_group (token_sha256, name) VALUES (?, ?)",
+                [(_sha256(str(token)), group) for group in set(groups)],
+            )
         return NewJoinToken(token, expires)
 
     def redeem(
         self, token: str, key_sha256: bytes, issue: Callable[[Profile], tuple[bytes, ...]]
-    ) -> tuple[bytes, ...]:
+    ) -> Redeemed:
         """The certificates for a join token. The first key takes it; the same key gets its own again."""
-        with self._connection() as connection:
-            # The lock is taken before the row is read: of two keys at once only one can win.
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                certificates = self._redeem(connection, _sha256(token), key_sha256, issue)
-                connection.execute("COMMIT")
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-        return certificates
+        with self._state.transaction() as connection:
+            return self._redeem(connection, _sha256(token), key_sha256, issue)
 
     def _redeem(
         self,
@@ -94,7 +101,7 @@ class Ledger:
         token_sha256: bytes,
         key_sha256: bytes,
         issue: Callable[[Profile], tuple[bytes, ...]],
-    ) -> tuple[bytes, ...]:
+    ) -> Redeemed:
         row = connection.execute(
             "SELECT spiffe_id, dns_names, expire_time, key_sha256, leaf, issuer FROM join_token "
             "WHERE token_sha256 = ?",
@@ -108,7 +115,7 @@ class Ledger:
                 raise Unauthenticated(
                     "this join token was used with another key; ask for a new one, and find out who used it"
                 )
-            return (leaf, issuer)
+            return Redeemed((leaf, issuer), again=True)
         if expire_time <= time.time():
             raise Unauthenticated("this join token has expired; ask for a new one")
         leaf, issuer = issue(Profile(SpiffeId.parse(spiffe_id), tuple(json.loads(dns_names))))
@@ -116,13 +123,22 @@ class Ledger:
             "UPDATE join_token SET key_sha256 = ?, leaf = ?, issuer = ? WHERE token_sha256 = ?",
             (key_sha256, leaf, issuer, token_sha256),
         )
-        return (leaf, issuer)
+        groups = [
+            name
+            for (name,) in connection.execute(
+                "SELECT name FROM join_token_group WHERE token_sha256 = ?", (token_sha256,)
+            )
+        ]
+        if groups:
+            sessions.begin(connection, leaf, groups, None)
+        return Redeemed((leaf, issuer), again=False)
 
-    @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        # Joining is rare: a connection for each needs neither a pool nor a thread of its own.
-        with closing(sqlite3.connect(self._path, timeout=10, isolation_level=None)) as connection:
-            yield connection
+
+def _forget_old(connection: sqlite3.Connection) -> None:
+    connection.execute("DELETE FROM join_token WHERE expire_time < ?", (time.time() - _KEPT.total_seconds(),))
+    connection.execute(
+        "DELETE FROM join_token_group WHERE token_sha256 NOT IN (SELECT token_sha256 FROM join_token)"
+    )
 
 
 def _sha256(token: str) -> bytes:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from certs.profiles import Profile
-from telltale.domain.cedar import Rules, entity, read_rules, workload
+from telltale.domain.cedar import Decision, Principal, Rules, entity, read_rules, workload
 from telltale.errors import PermissionMissing
 from telltale.naming import SpiffeId, domain_of
 
@@ -12,7 +12,8 @@ INVITE = "invite"
 
 _SCHEMA = f"""
 entity Domain;
-entity Workload in [Domain] {{ trust_domain: String, domain: String, path: String }};
+entity Group;
+entity Workload in [Domain, Group] {{ trust_domain: String, domain: String, path: String }};
 entity Kind in [Domain];
 action {INVITE} appliesTo {{ principal: [Workload], resource: [Kind], context: {{ serves: Bool }} }};
 """
@@ -30,12 +31,12 @@ class InvitationPolicy:
         """Reads a policy file. Blocks."""
         return cls(read_rules(path), str(path))
 
-    def require(self, principal: SpiffeId, profile: Profile, mesh: str) -> None:
-        """Raises PermissionMissing unless the principal may invite such an identity."""
+    def require(self, principal: Principal, profile: Profile, mesh: str) -> Decision:
+        """Why the principal may invite such an identity; raises PermissionMissing unless it may."""
         kind, trust_domain = kind_of(profile.spiffe_id), profile.spiffe_id.trust_domain
         decision = self._rules.decide(
             INVITE,
-            workload(principal, domain_of(principal.trust_domain, mesh)),
+            workload(principal, domain_of(principal.spiffe_id.trust_domain, mesh)),
             entity("Kind", kind, domain_of(trust_domain, mesh), {}),
             context={"serves": bool(profile.dns_names)},
             missing="no rule permits it",
@@ -43,8 +44,12 @@ class InvitationPolicy:
         if not decision.allowed:
             names = " with server names" if profile.dns_names else ""
             raise PermissionMissing(
-                str(principal), INVITE, f"identities of kind `{kind}`{names} of {trust_domain}"
+                str(principal),
+                INVITE,
+                f"identities of kind `{kind}`{names} of {trust_domain}",
+                decision.rules,
             )
+        return decision
 
 
 def kind_of(spiffe_id: SpiffeId) -> str:

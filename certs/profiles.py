@@ -12,8 +12,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from telltale.identity.credentials import dns_names_of, spiffe_id_of
 from telltale.naming import SpiffeId
 
-_ROOT_LIFE = timedelta(days=3650)
-_ISSUING_LIFE = timedelta(days=730)
+ROOT_LIFE = timedelta(days=3650)
+ISSUING_LIFE = timedelta(days=730)
+_PERSON = "/person/"
 # Clocks of fresh machines lag; a certificate of the future would lock them out.
 _BACKDATE = timedelta(minutes=1)
 
@@ -26,15 +27,27 @@ class Profile:
     dns_names: tuple[str, ...] = ()
 
 
+def person(trust_domain: str, name: str) -> SpiffeId:
+    """The identity of somebody who logs in, under a name that is safe in a path."""
+    return SpiffeId.parse(f"spiffe://{trust_domain}{_PERSON}{name}")
+
+
+def is_person(spiffe_id: SpiffeId) -> bool:
+    """Whether an identity is had by a login only."""
+    return spiffe_id.path.startswith(_PERSON)
+
+
 def root_name(mesh: str) -> x509.Name:
     """The name of a mesh's root."""
     return _name(f"{mesh} root")
 
 
-def root_certificate(key: ec.EllipticCurvePrivateKey, mesh: str) -> x509.Certificate:
+def root_certificate(
+    key: ec.EllipticCurvePrivateKey, mesh: str, life: timedelta = ROOT_LIFE
+) -> x509.Certificate:
     """The self-signed root of a mesh."""
     name = root_name(mesh)
-    builder = _builder(name, name, key.public_key(), _ROOT_LIFE)
+    builder = _builder(name, name, key.public_key(), life)
     return _authority(builder, key.public_key(), key.public_key(), path_length=1).sign(key, hashes.SHA256())
 
 
@@ -44,9 +57,12 @@ def issuing_certificate(
     root: x509.Certificate,
     root_key: ec.EllipticCurvePrivateKey,
     extra_dns: tuple[str, ...] = (),
+    life: timedelta = ISSUING_LIFE,
 ) -> x509.Certificate:
     """An issuing authority that can vouch for its own trust domain and, critically, for nothing else."""
-    builder = _builder(_name(f"{trust_domain} issuing authority"), root.subject, public_key, _ISSUING_LIFE)
+    left = root.not_valid_after_utc - datetime.now(UTC)
+    subject = _name(f"{trust_domain} issuing authority")
+    builder = _builder(subject, root.subject, public_key, min(life, left))
     builder = _authority(builder, public_key, root_key.public_key(), path_length=0)
     constraints = x509.NameConstraints(
         # A URI constraint covers exactly this host, a DNS constraint the names below it too.
@@ -99,6 +115,12 @@ def leaf_certificate(
 def profile_of(leaf: x509.Certificate) -> Profile:
     """What a leaf says, for the next one of the same identity."""
     return Profile(spiffe_id_of(leaf), dns_names_of(leaf))
+
+
+def is_past_half(certificate: x509.Certificate) -> bool:
+    """Whether half of a certificate's life is over: time for the next one."""
+    life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+    return datetime.now(UTC) >= certificate.not_valid_before_utc + life / 2
 
 
 def trust_domain_of(issuing: x509.Certificate) -> str:

@@ -13,18 +13,28 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import NoDecode
 
 from certs.addresses import Addresses
+from certs.following import following
 from certs.invitations import Invitations
 from certs.issuing import IssuingAuthority, OwnIssuer
 from certs.ledger import Ledger
 from certs.limits import InvitationLimit, KnockLimit
+from certs.people.logins import Logins
+from certs.people.record import PeopleRecord
+from certs.people.settings import PeopleSettings
 from certs.policy import DEFAULT, InvitationPolicy
+from certs.record import Record
 from certs.service import AuthorityService, EnrolmentService
+from certs.sessions import Sessions
 from telltale.api.mesh.v1 import authority_pb2_grpc
+from telltale.audit import UNRECORDED, Auditor
+from telltale.errors import ConfigurationError
 from telltale.identity.trust import Trust
 from telltale.identity.workload import Workload
+from telltale.naming import OPERATORS, domain_of
 from telltale.rpc.auth import CertificateAuthenticator
 from telltale.rpc.server import serving
 from telltale.settings import Settings
+from telltale.source.audit import self_audit
 from telltale.source.telemetry import self_metrics
 
 _log = structlog.get_logger("certs")
@@ -43,6 +53,10 @@ class AuthorityAddress(BaseModel):
     enrollment_address: str = ""
     # Where the domain's agents push.
     service_address: str = ""
+    # Where people find the data.
+    gateway_address: str = ""
+    # How people log in: a JSON file. Nobody does where it is not set.
+    people: Path | None = None
     policy: Path = DEFAULT
 
 
@@ -52,14 +66,14 @@ class AuthoritySettings(Settings):
     authorities: Annotated[tuple[AuthorityAddress, ...], NoDecode] = Field(
         description='JSON list of {"directory", "listen", "enrollment"}: an authority\'s directory, the '
         "host:port for renewal and tokens (mTLS), and the host:port for enrolment. Each may add what it "
-        'tells newcomers, "authority_address", "enrollment_address" and "service_address", and the file of '
-        'its "policy".',
+        'tells newcomers, "authority_address", "enrollment_address", "service_address" and '
+        '"gateway_address", the file of its "policy", and the file "people" by which people log in.',
         min_length=1,
     )
     trust: Path | None = Field(
         None,
-        description="Directory with one <trust domain>.jwks.json each: whose tokens ask for join tokens. "
-        "Without it nobody can over the wire.",
+        description="Directory with <trust domain>.jwks.json of each, whose tokens ask for join tokens, and "
+        "<trust domain>.bundle.pem of another PKI, whose members get tokens. Without it nobody of them can.",
     )
     platform: str | None = Field(
         None, description="host:port of the platform's domain service, for self-metrics; none without it."
@@ -87,17 +101,23 @@ class AuthoritySettings(Settings):
             raise ValueError('is no JSON list of {"directory", "listen", "enrollment"}') from None
 
 
+_ROLE = "authority"
 # A machine that starts a whole mesh, or a rack behind one address, joins in one burst.
 _BURST_SECONDS = 30
 
 
 @contextlib.asynccontextmanager
 async def serving_authority(
-    address: AuthorityAddress, settings: AuthoritySettings, *, reports: bool = False
+    address: AuthorityAddress,
+    settings: AuthoritySettings,
+    *,
+    reports: bool = False,
+    auditor: Auditor = UNRECORDED,
 ) -> AsyncIterator[tuple[int, int]]:
     """Serves one authority while the body runs; yields its port and its enrolment port.
 
-    reports: whether this one publishes the metrics of the process.
+    reports: whether this one publishes the metrics of the process. auditor: told of its decisions where the
+    settings name no platform to publish them to.
     """
     authority = await asyncio.to_thread(
         IssuingAuthority.load,
@@ -106,10 +126,12 @@ async def serving_authority(
         token_life=timedelta(seconds=settings.token_seconds),
     )
     ledger = await asyncio.to_thread(Ledger, address.directory)
+    sessions = await asyncio.to_thread(Sessions, address.directory)
     told = Addresses(
         address.authority_address or _reachable(address.listen),
         address.enrollment_address or _reachable(address.enrollment),
         address.service_address,
+        address.gateway_address,
     )
     limit = KnockLimit(
         settings.enrollments_per_second,
@@ -117,42 +139,84 @@ async def serving_authority(
         settings.enrollments_per_second_and_address,
         int(settings.enrollments_per_second_and_address * _BURST_SECONDS) + 1,
     )
+    # Callers may be of a PKI that the trust bundle names; without one they are of this authority.
     trust = authority.trust
     if settings.trust is not None:
         trust = await asyncio.to_thread(Trust.load, settings.trust, authority.mesh)
-    invitations = Invitations(
-        authority,
-        ledger,
-        await asyncio.to_thread(InvitationPolicy.load, address.policy),
-        InvitationLimit(
-            settings.invitations_per_second, int(settings.invitations_per_second * _BURST_SECONDS) + 1
-        ),
-        trust,
-        told,
+    policy = await asyncio.to_thread(InvitationPolicy.load, address.policy)
+    invites = InvitationLimit(
+        settings.invitations_per_second, int(settings.invitations_per_second * _BURST_SECONDS) + 1
     )
-    me = Workload(authority.own_credentials(), authority.trust, OwnIssuer(authority))
-    known = AuthorityService(authority, invitations)
-    strangers = EnrolmentService(authority, ledger, limit, told)
-    async with (
-        me.renewing(),
-        _reporting(me, address.directory, settings.platform if reports else None),
-        serving(
-            me,
-            address.listen,
-            CertificateAuthenticator(authority.trust),
-            lambda server: authority_pb2_grpc.add_AuthorityServicer_to_server(known, server),
-        ) as port,
-        serving(
-            me,
-            address.enrollment,
-            None,
-            lambda server: authority_pb2_grpc.add_AuthorityServicer_to_server(strangers, server),
-        ) as enrollment,
-    ):
+    me = Workload(authority.own_credentials(), trust, OwnIssuer(authority))
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(me.renewing())
+        await stack.enter_async_context(following(authority))
+        if settings.platform is not None:
+            auditor = await stack.enter_async_context(
+                _reporting(me, address.directory, settings.platform, metrics=reports)
+            )
+        record = Record(auditor)
+        invitations = Invitations(authority, ledger, policy, invites, trust, told, record)
+        known = AuthorityService(authority, sessions, invitations, record)
+        logins = None
+        if address.people is not None:
+            logins = await asyncio.to_thread(
+                _logins, address.people, address.directory, authority, sessions, trust, told, auditor
+            )
+        strangers = EnrolmentService(authority, ledger, limit, told, record, logins)
+        port = await stack.enter_async_context(
+            serving(
+                me,
+                address.listen,
+                CertificateAuthenticator(trust),
+                lambda server: authority_pb2_grpc.add_AuthorityServicer_to_server(known, server),
+                auditor=auditor,
+            )
+        )
+        enrollment = await stack.enter_async_context(
+            serving(
+                me,
+                address.enrollment,
+                None,
+                lambda server: authority_pb2_grpc.add_AuthorityServicer_to_server(strangers, server),
+            )
+        )
         # A port that the kernel has chosen is known only now.
         told.authority = told.authority or _reachable(address.listen, port)
         told.enrollment = told.enrollment or _reachable(address.enrollment, enrollment)
         yield port, enrollment
+
+
+def _logins(
+    file: Path,
+    directory: Path,
+    authority: IssuingAuthority,
+    sessions: Sessions,
+    trust: Trust,
+    told: Addresses,
+    auditor: Auditor,
+) -> Logins:
+    """What lets people log in; raises ConfigurationError. Blocks."""
+    if domain_of(authority.trust_domain, authority.mesh) != OPERATORS:
+        raise ConfigurationError(
+            f"people are operators: the authority of {authority.trust_domain} takes no file `people`"
+        )
+    if not trust.trust_domains:
+        raise ConfigurationError("people need TELLTALE_TRUST: it names the trust domains that they may call")
+    settings = PeopleSettings.read(file)
+    groups = None
+    if settings.directory is not None:
+        try:
+            # Only who has a directory needs its library.
+            from certs.people.directory import Directory
+        except ImportError:
+            raise ConfigurationError(
+                "a directory needs the extra `directory`: install it, and ldap3"
+            ) from None
+        groups = Directory(settings.directory)
+    return Logins(
+        settings, authority, PeopleRecord(directory), sessions, groups, trust.trust_domains, told, auditor
+    )
 
 
 def _reachable(listen: str, chosen: int = 0) -> str:
@@ -163,19 +227,22 @@ def _reachable(listen: str, chosen: int = 0) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _reporting(me: Workload, directory: Path, platform: str | None) -> AsyncIterator[None]:
-    if platform is None:
-        yield
-        return
-    async with self_metrics(me, "authority", directory, platform):
-        yield
+async def _reporting(
+    me: Workload, directory: Path, platform: str, *, metrics: bool
+) -> AsyncIterator[Auditor]:
+    """Every authority signs what it decides; metrics are the process's, and one speaks for all of them."""
+    if metrics:
+        async with self_metrics(me, _ROLE, directory, platform) as telemetry:
+            yield telemetry.audit
+    else:
+        async with self_audit(me, _ROLE, directory, platform) as audit:
+            yield audit
 
 
 async def serve(settings: AuthoritySettings, stopping: asyncio.Event) -> None:
     """Serves until the process is told to stop."""
     async with contextlib.AsyncExitStack() as stack:
         for number, address in enumerate(settings.authorities):
-            # Metrics are the process's: one of its authorities speaks for all of them.
             await stack.enter_async_context(serving_authority(address, settings, reports=number == 0))
         _log.info("authorities ready", count=len(settings.authorities))
         await stopping.wait()

@@ -1,26 +1,30 @@
 """The Authority service: enrolment on a port for strangers, renewal and tokens behind mTLS."""
 
 import asyncio
-import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import grpc.aio
 import structlog
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from certs.addresses import Addresses
 from certs.invitations import Invitations
 from certs.issuing import IssuingAuthority, requested_key
-from certs.ledger import Ledger
+from certs.ledger import Ledger, Redeemed
 from certs.limits import KnockLimit
-from certs.profiles import profile_of
+from certs.people.logins import Logins
+from certs.profiles import is_person, profile_of
+from certs.record import ISSUE_TOKEN, RENEW, Record
+from certs.sessions import Session, Sessions
 from telltale.api.mesh.v1 import authority_pb2, authority_pb2_grpc
-from telltale.errors import TelltaleError, Unauthenticated
-from telltale.identity.enrolment import JoinToken
-from telltale.identity.keys import thumbprint
-from telltale.rpc.auth import caller
+from telltale.errors import InvalidInput, LimitExceeded, Precondition, TelltaleError, Unauthenticated
+from telltale.identity.enrolment import IssuedToken, JoinToken
+from telltale.identity.keys import key_sha256, thumbprint
+from telltale.rpc.auth import CertificateAuthenticator, caller
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _LONGEST_JOIN_TOKEN = 1024
@@ -29,28 +33,43 @@ _log = structlog.get_logger("certs")
 
 
 class EnrolmentService(authority_pb2_grpc.AuthorityServicer):
-    """Enroll alone, for those who have no certificate yet."""
+    """Enroll and the logins of people, for those who have no certificate yet."""
 
     def __init__(
-        self, authority: IssuingAuthority, ledger: Ledger, limit: KnockLimit, addresses: Addresses
+        self,
+        authority: IssuingAuthority,
+        ledger: Ledger,
+        limit: KnockLimit,
+        addresses: Addresses,
+        record: Record,
+        logins: Logins | None = None,
     ) -> None:
+        self._record = record
         self._authority = authority
         self._ledger = ledger
         self._limit = limit
         self._addresses = addresses
+        self._logins = logins
 
     async def Enroll(
         self, request: authority_pb2.EnrollRequest, context: Context
     ) -> authority_pb2.EnrollResponse:
         peer = context.peer()
-        self._limit.knock(peer)
+        self._knock(context)
         try:
-            certificates = await asyncio.to_thread(self._enroll, request)
+            redeemed = await asyncio.to_thread(self._enroll, request)
         except TelltaleError as refused:
             claimed = _claimed(request.join_token)
+            self._record.stranger(context, claimed, str(refused), allowed=False)
+            # The platform's log may be out of reach, or in the hands of whoever tries.
             _log.warning("enrolment refused", claimed=claimed, peer=peer, reason=str(refused))
             raise
+        certificates = redeemed.certificates
         leaf = _log_issued("enrolled", certificates, peer)
+        used = "used again with the same key" if redeemed.again else "used for the first time"
+        self._record.stranger(
+            context, str(profile_of(leaf).spiffe_id), f"its join token was {used}", allowed=True
+        )
         response = authority_pb2.EnrollResponse(
             certificates=certificates,
             mesh=self._authority.mesh,
@@ -61,30 +80,66 @@ class EnrolmentService(authority_pb2_grpc.AuthorityServicer):
         response.expire_time.FromDatetime(leaf.not_valid_after_utc)
         return response
 
-    def _enroll(self, request: authority_pb2.EnrollRequest) -> tuple[bytes, ...]:
+    async def DescribeLogin(
+        self, request: authority_pb2.DescribeLoginRequest, context: Context
+    ) -> authority_pb2.DescribeLoginResponse:
+        self._knock(context)
+        return self._people().describe()
+
+    async def ExchangeToken(
+        self, request: authority_pb2.ExchangeTokenRequest, context: Context
+    ) -> authority_pb2.ExchangeTokenResponse:
+        self._knock(context)
+        return await self._people().exchange(request, context.peer())
+
+    def _knock(self, context: Context) -> None:
+        try:
+            self._limit.knock(context.peer())
+        except LimitExceeded as refused:
+            # Whom it claims to be is not read: a flood shall cost little.
+            self._record.stranger(context, "", str(refused), allowed=False)
+            raise
+
+    def _people(self) -> Logins:
+        if self._logins is None:
+            raise Precondition(
+                f"people do not log in at the authority of {self._authority.trust_domain}; "
+                "give it the file `people`, or ask for `telltale credentials` where its key lies"
+            )
+        return self._logins
+
+    def _enroll(self, request: authority_pb2.EnrollRequest) -> Redeemed:
         if len(request.join_token) > _LONGEST_JOIN_TOKEN:
             raise Unauthenticated("this is no join token; ask for one")
         public_key = requested_key(request.signing_request)
-        key_sha256 = hashlib.sha256(
-            public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        ).digest()
         return self._ledger.redeem(
-            request.join_token, key_sha256, lambda profile: self._authority.issue(profile, public_key)
+            request.join_token,
+            key_sha256(public_key),
+            lambda profile: self._authority.issue(profile, public_key),
         )
 
 
 class AuthorityService(authority_pb2_grpc.AuthorityServicer):
     """Renew and IssueToken, for those whom this authority has certified; CreateJoinToken, for operators."""
 
-    def __init__(self, authority: IssuingAuthority, invitations: Invitations) -> None:
+    def __init__(
+        self, authority: IssuingAuthority, sessions: Sessions, invitations: Invitations, record: Record
+    ) -> None:
         self._authority = authority
+        self._sessions = sessions
         self._invitations = invitations
+        self._record = record
+        self._own = CertificateAuthenticator(authority.trust)
 
     async def Renew(
         self, request: authority_pb2.RenewRequest, context: Context
     ) -> authority_pb2.RenewResponse:
-        certificates = await asyncio.to_thread(self._renew, request, self._present())
+        present = self._present()
+        with self._refusals(RENEW):
+            await self._require_own(context)
+            certificates = await asyncio.to_thread(self._renew, request.signing_request, present)
         leaf = _log_issued("renewed", certificates, context.peer())
+        self._record.known(RENEW, "its present certificate is of this authority", allowed=True)
         response = authority_pb2.RenewResponse(certificates=certificates)
         response.expire_time.FromDatetime(leaf.not_valid_after_utc)
         return response
@@ -93,14 +148,14 @@ class AuthorityService(authority_pb2_grpc.AuthorityServicer):
         self, request: authority_pb2.IssueTokenRequest, context: Context
     ) -> authority_pb2.IssueTokenResponse:
         present = self._present()
-        issued = await asyncio.to_thread(
-            self._authority.issue_token,
-            caller().peer,
-            thumbprint(caller().peer_certificate),
-            list(request.audiences),
-            present.not_valid_after_utc,
+        with self._refusals(ISSUE_TOKEN):
+            issued = await asyncio.to_thread(self._issue_token, present, list(request.audiences))
+        audiences = ", ".join(sorted(set(request.audiences)))
+        self._record.known(
+            ISSUE_TOKEN,
+            f"its certificate is of this trust domain; the token is for {audiences}",
+            allowed=True,
         )
-        _log.info("token issued", spiffe_id=str(caller().peer), audiences=list(request.audiences))
         response = authority_pb2.IssueTokenResponse(token=issued.text)
         response.expire_time.FromDatetime(issued.expires.astimezone(UTC))
         return response
@@ -109,6 +164,24 @@ class AuthorityService(authority_pb2_grpc.AuthorityServicer):
         self, request: authority_pb2.CreateJoinTokenRequest, context: Context
     ) -> authority_pb2.CreateJoinTokenResponse:
         return await self._invitations.create(request, context)
+
+    @contextmanager
+    def _refusals(self, action: str) -> Iterator[None]:
+        """Records that the body refused the caller."""
+        try:
+            yield
+        except TelltaleError as refused:
+            self._record.known(action, str(refused), allowed=False)
+            raise
+
+    async def _require_own(self, context: Context) -> None:
+        """A certificate of another PKI gets tokens here when it is trusted. Its own PKI renews it."""
+        try:
+            await self._own.authenticate(context)
+        except Unauthenticated as foreign:
+            raise InvalidInput(
+                f"the certificate of {caller().peer} is not of this authority; renew it where it comes from"
+            ) from foreign
 
     def _present(self) -> x509.Certificate:
         """The caller's certificate, which has to be of this authority's own trust domain."""
@@ -119,13 +192,42 @@ class AuthorityService(authority_pb2_grpc.AuthorityServicer):
             )
         return x509.load_der_x509_certificate(caller().peer_certificate)
 
-    def _renew(self, request: authority_pb2.RenewRequest, present: x509.Certificate) -> tuple[bytes, ...]:
+    def _renew(self, signing_request: bytes, present: x509.Certificate) -> tuple[bytes, ...]:
         # Name and purpose are those of the present certificate, whatever the request says.
-        return self._authority.issue(profile_of(present), requested_key(request.signing_request))
+        profile, public_key = profile_of(present), requested_key(signing_request)
+        session = self._session(present)
+        if session is None:
+            return self._authority.issue(profile, public_key)
+        certificates = self._authority.issue(profile, public_key, session.ends)
+        self._sessions.follow(session, certificates[0])
+        return certificates
+
+    def _issue_token(self, present: x509.Certificate, audiences: list[str]) -> IssuedToken:
+        der = present.public_bytes(Encoding.DER)
+        session = self._session(present)
+        return self._authority.issue_token(
+            profile_of(present).spiffe_id,
+            thumbprint(der),
+            audiences,
+            present.not_valid_after_utc,
+            session.groups if session else (),
+        )
+
+    def _session(self, present: x509.Certificate) -> Session | None:
+        """The session of a certificate. A person without one is nobody: it may have been ended here."""
+        session = self._sessions.of(present.public_bytes(Encoding.DER))
+        spiffe_id = profile_of(present).spiffe_id
+        if session is None and is_person(spiffe_id):
+            raise Unauthenticated(
+                f"there is no session of {spiffe_id} here; log in again with `telltale login`"
+            )
+        return session
 
 
 def _claimed(join_token: str) -> str:
     """Whom a refused token says it is for: unchecked, and of help to those who look for a stolen one."""
+    if len(join_token) > _LONGEST_JOIN_TOKEN:
+        return ""
     try:
         return str(JoinToken.parse(join_token).spiffe_id)
     except TelltaleError:

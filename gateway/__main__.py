@@ -14,8 +14,8 @@ async def run(settings: GatewaySettings, stopping: asyncio.Event) -> None:
     """Serves until `stopping` is set."""
     async with (
         Workload.open(settings) as me,
-        self_metrics(me, "gateway", settings.state, settings.platform),
-        serving_gateway(me, settings),
+        self_metrics(me, "gateway", settings.state, settings.platform) as telemetry,
+        serving_gateway(me, settings, telemetry.audit),
     ):
         await stopping.wait()
 

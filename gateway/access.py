@@ -8,6 +8,7 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol, TypeVar
 
@@ -30,6 +31,9 @@ _REMEMBERED_SECONDS = 10.0
 _MAX_REMEMBERED = 100_000
 _MAX_QUERIES = 1_000
 _PATIENCE_SECONDS = 5.0
+# What is remembered, and passed on to the caller, of the owner's words, and of how many refusals.
+_LONGEST_REASON = 1_000
+_MAX_WORDS = 2_000
 _CHECK = "/telltale.api.mesh.v1.Access/Check"
 
 
@@ -39,6 +43,14 @@ class Decision(Enum):
     ALLOWED = "allowed"
     DENIED = "denied"
     NO_ANSWER = "no answer"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A decision and the owner's words for it."""
+
+    decision: Decision
+    reason: str = ""
 
 
 class Owners(Protocol):
@@ -54,12 +66,14 @@ class Access:
         self._owners = owners
         # Token's digest, action and product -> allowed, and until when that may be used.
         self._recent: OrderedDict[tuple[bytes, Action, str], tuple[bool, float]] = OrderedDict()
+        # The same -> why it was denied.
+        self._words: OrderedDict[tuple[bytes, Action, str], str] = OrderedDict()
         # Principal and product -> the last answer to `discover`.
         self._discovered: OrderedDict[tuple[str, str], bool] = OrderedDict()
 
     async def decide(self, caller: Caller, action: Action, products: Iterable[str]) -> Mapping[str, Decision]:
         """The owners' decisions on each product; a product without an owner gets no answer."""
-        token = hashlib.sha256(caller.token.encode()).digest()
+        token = _digest(caller)
         decisions: dict[str, Decision] = {}
         questions: dict[str, tuple[Domain, list[str]]] = {}
         now = time.monotonic()
@@ -74,12 +88,19 @@ class Access:
                 questions.setdefault(owner.trust_domain, (owner, []))[1].append(product)
         asked = [self._ask(domain, caller.token, action, names) for domain, names in questions.values()]
         for answers in await asyncio.gather(*asked):
-            for product, decision in answers.items():
-                decisions[product] = decision
-                if decision is not Decision.NO_ANSWER:
-                    allowed = decision is Decision.ALLOWED
-                    _remember(self._recent, (token, action, product), (allowed, now + _REMEMBERED_SECONDS))
+            for product, answer in answers.items():
+                decisions[product] = answer.decision
+                if answer.decision is Decision.NO_ANSWER:
+                    continue
+                allowed = answer.decision is Decision.ALLOWED
+                _remember(self._recent, (token, action, product), (allowed, now + _REMEMBERED_SECONDS))
+                if not allowed:
+                    _remember(self._words, (token, action, product), answer.reason, _MAX_WORDS)
         return decisions
+
+    def reason(self, caller: Caller, action: Action, product: str) -> str:
+        """Why the owner denied it when it last did, in its own words; empty when they are forgotten."""
+        return self._words.get((_digest(caller), action, product), "")
 
     async def discoverable(self, caller: Caller, products: Iterable[str]) -> set[str]:
         """What the caller may know of. While an owner is down, its last answer to the caller counts."""
@@ -98,19 +119,19 @@ class Access:
 
     async def _ask(
         self, domain: Domain, token: str, action: Action, products: list[str]
-    ) -> Mapping[str, Decision]:
-        decisions: dict[str, Decision] = {}
+    ) -> Mapping[str, "Answer"]:
+        decisions: dict[str, Answer] = {}
         for start in range(0, len(products), _MAX_QUERIES):
             names = products[start : start + _MAX_QUERIES]
             try:
                 answers = await self._check(domain, token, action, names)
             except TelltaleError as error:
                 log.info("no access decision", domain=domain.trust_domain, reason=str(error))
-                answers = [Decision.NO_ANSWER] * len(names)
+                answers = [Answer(Decision.NO_ANSWER)] * len(names)
             decisions.update(zip(names, answers, strict=True))
         return decisions
 
-    async def _check(self, domain: Domain, token: str, action: Action, products: list[str]) -> list[Decision]:
+    async def _check(self, domain: Domain, token: str, action: Action, products: list[str]) -> "list[Answer]":
         request = CheckRequest(
             token=token, queries=[AccessQuery(action=action, product=product) for product in products]
         )
@@ -127,16 +148,23 @@ class Access:
         except (Unauthenticated, InvalidInput) as refused:
             # The domain does not accept the caller's token, for example because it is not made out to it.
             log.info("token refused", domain=domain.trust_domain, reason=str(refused))
-            return [Decision.DENIED] * len(products)
+            return [Answer(Decision.DENIED, str(refused)[:_LONGEST_REASON])] * len(products)
         if len(response.decisions) != len(products):
             raise Unavailable(
                 f"{domain.trust_domain} answered {len(response.decisions)} of {len(products)} questions"
             )
-        return [Decision.ALLOWED if one.allowed else Decision.DENIED for one in response.decisions]
+        return [
+            Answer(Decision.ALLOWED if one.allowed else Decision.DENIED, one.reason[:_LONGEST_REASON])
+            for one in response.decisions
+        ]
 
 
-def _remember(memory: "OrderedDict[_K, _V]", key: _K, value: _V) -> None:
+def _digest(caller: Caller) -> bytes:
+    return hashlib.sha256(caller.token.encode()).digest()
+
+
+def _remember(memory: "OrderedDict[_K, _V]", key: _K, value: _V, most: int = _MAX_REMEMBERED) -> None:
     memory[key] = value
     memory.move_to_end(key)
-    if len(memory) > _MAX_REMEMBERED:
+    if len(memory) > most:
         memory.popitem(last=False)

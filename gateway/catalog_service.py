@@ -7,6 +7,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from gateway.access import Access
 from gateway.catalog import Catalog
+from gateway.decisions import REGISTER, Decisions
 from gateway.feed import Feed
 from telltale import naming
 from telltale.api.mesh.v1 import catalog_pb2_grpc
@@ -18,7 +19,7 @@ from telltale.api.mesh.v1.catalog_pb2 import (
     RegisterRequest,
     RegisterResponse,
 )
-from telltale.errors import InvalidInput
+from telltale.errors import InvalidInput, TelltaleError
 from telltale.rpc.auth import caller
 
 _MAX_PATTERNS = 64
@@ -27,9 +28,10 @@ _MAX_PATTERNS = 64
 class CatalogService(catalog_pb2_grpc.CatalogServicer):
     """Answers from the catalog; descriptions come from the owners' descriptors."""
 
-    def __init__(self, catalog: Catalog, access: Access) -> None:
+    def __init__(self, catalog: Catalog, access: Access, decisions: Decisions) -> None:
         self._catalog = catalog
         self._access = access
+        self._decisions = decisions
 
     async def Register(
         self,
@@ -37,7 +39,12 @@ class CatalogService(catalog_pb2_grpc.CatalogServicer):
         context: "grpc.aio.ServicerContext[RegisterRequest, RegisterResponse]",
     ) -> RegisterResponse:
         """Only a domain service may call, for itself."""
-        seconds = await self._catalog.register(caller().peer, request.address, request.descriptors_sha256)
+        try:
+            seconds = await self._catalog.register(caller().peer, request.address, request.descriptors_sha256)
+        except TelltaleError as refused:
+            self._decisions.denied(REGISTER, refused)
+            raise
+        self._decisions.allowed(REGISTER, f"it keeps the rules, and answers at {request.address}")
         lease = Duration()
         lease.FromNanoseconds(int(seconds * 1_000_000_000))
         return RegisterResponse(lease=lease)

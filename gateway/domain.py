@@ -14,7 +14,7 @@ from telltale.api.mesh.v1.stream_pb2 import Start, SubscribeRequest
 from telltale.errors import Unavailable
 from telltale.identity.workload import Workload
 from telltale.rpc.auth import ON_BEHALF_OF
-from telltale.rpc.client import call_metadata, calling
+from telltale.rpc.client import call_metadata, calling, stream_metadata
 
 # Reads of the domain's log for subscribers who are behind, at once.
 _CATCH_UP_READS = 8
@@ -30,7 +30,7 @@ class Domain:
     """One domain: who it is, where it is, until when its lease lasts, and what it registered."""
 
     def __init__(self, me: Workload, trust_domain: str, address: str, registration: Registration) -> None:
-        self._me = me
+        self.me = me
         self.trust_domain = trust_domain
         self.address = address
         self.registration = registration
@@ -48,8 +48,8 @@ class Domain:
         """Dials another address from now on; what runs on the old connections ends."""
         old = self.upstream, self.calls
         self.address = address
-        self.upstream = dial(self._me, address, self.trust_domain)
-        self.calls = dial(self._me, address, self.trust_domain)
+        self.upstream = dial(self.me, address, self.trust_domain)
+        self.calls = dial(self.me, address, self.trust_domain)
         for channel in old:
             await channel.close(None)
 
@@ -60,7 +60,7 @@ class Domain:
 
     async def metadata(self, on_behalf_of: str = "") -> tuple[tuple[str, str], ...]:
         """Metadata of a call: the gateway's token and, when it speaks for somebody, theirs."""
-        own = await call_metadata(self._me, self.trust_domain)
+        own = await call_metadata(self.me, self.trust_domain)
         return (*own, (ON_BEHALF_OF, on_behalf_of)) if on_behalf_of else own
 
     def log(self, product: str, connection: Callable[["Domain"], grpc.aio.Channel]) -> "DomainLog":
@@ -79,29 +79,43 @@ class DomainLog:
         self._connection = connection
 
     async def read(self, cursor: Sequence[Position], start: Start) -> AsyncGenerator[bytes, None]:
-        """Frames after the cursor, then live ones. Raises TelltaleError when the stream breaks."""
+        """Frames after the cursor, then live ones. Raises TelltaleError when the stream breaks, and returns
+        before the gateway's token ends: whoever reads goes on from where it stands."""
         contract = self._domain.registration.contracts.get(self._product)
         if contract is None:
             raise Unavailable(f"{self._product} is no longer offered by {self._domain.trust_domain}")
         request = SubscribeRequest(cursor=Cursor(positions=cursor), start=start)
-        metadata = await self._domain.metadata()
         channel = self._connection(self._domain)
         open_stream: Any = channel.unary_stream
-        call = None
+        call, over = None, asyncio.Event()
+        ending: asyncio.TimerHandle | None = None
         try:
             with calling(self._domain.trust_domain):
                 async with asyncio.timeout(_PATIENCE_SECONDS):
                     await channel.channel_ready()
+                # After the last wait: the channel shows the certificate of the moment, and the token is its.
+                metadata, seconds = await stream_metadata(self._domain.me, self._domain.trust_domain)
                 call = open_stream(f"/{contract.service}/Subscribe")(
                     request.SerializeToString(), metadata=metadata
                 )
+                ending = asyncio.get_running_loop().call_later(seconds, _end, call, over)
                 async for frame in call:
                     yield frame
             raise Unavailable(f"{self._domain.trust_domain} ended the stream of {self._product}")
+        except Unavailable:
+            if not over.is_set():
+                raise
         except TimeoutError:
             raise Unavailable(
                 f"{self._domain.trust_domain} does not answer at {self._domain.address}"
             ) from None
         finally:
+            if ending is not None:
+                ending.cancel()
             if call is not None:
                 call.cancel()
+
+
+def _end(call: Any, over: asyncio.Event) -> None:
+    over.set()
+    call.cancel()

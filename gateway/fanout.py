@@ -200,6 +200,9 @@ class Follower:
             try:
                 if await self._read_history():
                     return
+                # The stream is to be opened anew, as from time to time it is.
+                failures = 0
+                continue
             except TelltaleError as error:
                 # Whatever an owner says, the subscriber's other products go on.
                 log.info("catch-up ended", product=self.feed.product, reason=str(error), failures=failures)

@@ -27,7 +27,8 @@ class ProductLog(Protocol):
     """The owner's log of one product."""
 
     def read(self, cursor: Sequence[Position], start: Start) -> AsyncGenerator[bytes, None]:
-        """Frames after the cursor, then live ones. Raises TelltaleError when the stream breaks."""
+        """Frames after the cursor, then live ones. Raises TelltaleError when the stream breaks; returns when
+        it is to be opened anew, from where the reader stands."""
         ...
 
 
@@ -64,10 +65,12 @@ class Feed:
             opened = loop.time()
             try:
                 await self._read()
+                failures = 0
+                continue
             except LimitExceeded as full:
                 log.info("upstream reopened", product=self.product, reason=str(full))
             except TelltaleError as error:
-                # The end of a token ends a stream too; only what cannot be opened again is out of order.
+                # A domain that restarts ends a stream too; only what cannot be opened again is out of order.
                 log.info("upstream ended", product=self.product, reason=str(error), failures=failures)
             except Exception:
                 # Whatever one owner's frames set off, the products of the others go on.

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from gateway.access import Access
 from gateway.admission import Admission
 from gateway.catalog import Catalog
+from gateway.decisions import FORWARD, Decisions
 from gateway.subscription import Subscription, missing
 from telltale.api.mesh.v1.stream_pb2 import SubscribeRequest
 from telltale.errors import InvalidInput, PermissionMissing, Unavailable
@@ -43,10 +44,11 @@ class NotThroughGateway(PermissionMissing):
 class Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the stubs only
     """Answers every method that no service of the gateway has. Register it last."""
 
-    def __init__(self, catalog: Catalog, access: Access, admission: Admission) -> None:
+    def __init__(self, catalog: Catalog, access: Access, admission: Admission, decisions: Decisions) -> None:
         self._catalog = catalog
         self._access = access
         self._admission = admission
+        self._decisions = decisions
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any]":
         """Methods that nobody has get a handler too: strangers must not learn which there are."""
@@ -55,9 +57,13 @@ class Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in th
         async def routed(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
             known = caller()
             with self._admission.admit(known.peer):
-                async with aclosing(self._answer(method, requests, context)) as answers:
-                    async for answer in answers:
-                        yield answer
+                try:
+                    async with aclosing(self._answer(method, requests, context)) as answers:
+                        async for answer in answers:
+                            yield answer
+                except NotThroughGateway as refused:
+                    self._decisions.denied(FORWARD, refused)
+                    raise
 
         return grpc.stream_stream_rpc_method_handler(routed)
 

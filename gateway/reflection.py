@@ -10,7 +10,7 @@ from telltale.rpc.auth import Context, caller
 
 # Services that the gateway itself answers; other services of the mesh's package live at the domains.
 _OWN_SERVICES = frozenset(
-    {"telltale.api.mesh.v1.Catalog", "telltale.api.mesh.v1.Schemas", "telltale.api.mesh.v1.Stream"}
+    f"telltale.api.mesh.v1.{name}" for name in ("Access", "Catalog", "Schemas", "Stream")
 )
 _KEPT_VIEWS = 64
 

@@ -1,4 +1,7 @@
-"""What a domain may register: its own products in its own files, within bounds. All of it or nothing."""
+"""What a domain may register: its own products in its own files, within bounds and by the mesh-wide rules.
+
+All of it or nothing.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -6,7 +9,7 @@ from dataclasses import dataclass
 from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto, FileDescriptorProto
 
 from telltale import naming
-from telltale.contract import Contract, Image, check_shared_files, contracts_in
+from telltale.contract import Contract, Image, check_shared_files, contracts_in, governance
 from telltale.contract.image import parse_file
 from telltale.contract.shared import is_shared
 from telltale.errors import InvalidInput
@@ -14,6 +17,8 @@ from telltale.errors import InvalidInput
 MAX_FILES = 256
 MAX_BYTES = 4 * 1024 * 1024
 MAX_SYMBOLS = 50_000
+# Each may be a product, and what is checked of a product takes its time.
+MAX_SERVICES = 256
 MAX_NESTING = 8
 MAX_IMPORT_DEPTH = 16
 
@@ -53,7 +58,11 @@ def check(files: Mapping[str, bytes], trust_domain: str, mesh: str) -> Registrat
             symbols.add(symbol)
             if len(symbols) > MAX_SYMBOLS:
                 raise InvalidInput(f"the files define more than {MAX_SYMBOLS} names; register fewer")
-    contracts = contracts_in(Image.of_files(files.values()))
+    services = sum(len(proto.service) for name, proto in protos.items() if not is_shared(name))
+    if services > MAX_SERVICES:
+        raise InvalidInput(f"the files define {services} services; at most {MAX_SERVICES} are taken")
+    image = Image.of_files(files.values())
+    contracts = contracts_in(image)
     for contract in contracts:
         if naming.owner_of(contract.name) != domain:
             raise InvalidInput(
@@ -62,6 +71,7 @@ def check(files: Mapping[str, bytes], trust_domain: str, mesh: str) -> Registrat
             )
     if not contracts:
         raise InvalidInput(f"{trust_domain} offers no data product; give a service the product option")
+    governance.require(contracts, image)
     own = {name: data for name, data in files.items() if not is_shared(name)}
     return Registration(own, {contract.name: contract for contract in contracts})
 

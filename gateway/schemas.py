@@ -10,6 +10,7 @@ from collections import OrderedDict
 
 from gateway.access import Access
 from gateway.catalog import Catalog
+from gateway.decisions import FORWARD, Decisions
 from gateway.domain import Domain
 from gateway.proxy import NotThroughGateway
 from telltale.api.mesh.v1 import schemas_pb2_grpc
@@ -21,6 +22,7 @@ from telltale.api.mesh.v1.schemas_pb2 import (
 )
 from telltale.contract import Schema
 from telltale.errors import InvalidInput, NotFound, TelltaleError, Unavailable
+from telltale.identity.tokens import audiences_of
 from telltale.rpc.auth import Context, caller
 from telltale.rpc.client import answered, calling
 
@@ -32,15 +34,18 @@ _KEPT_BYTES = 32 * 1024 * 1024
 class SchemasService(schemas_pb2_grpc.SchemasServicer):
     """Schemas of all domains that are up."""
 
-    def __init__(self, catalog: Catalog, access: Access) -> None:
+    def __init__(self, catalog: Catalog, access: Access, decisions: Decisions) -> None:
         self._catalog = catalog
         self._access = access
+        self._decisions = decisions
         self._kept: OrderedDict[bytes, Schema] = OrderedDict()
         self._kept_bytes = 0
 
     async def Register(self, request: RegisterSchemaRequest, context: Context) -> RegisterSchemaResponse:
         """Schemas are registered where batches are pushed: at the domain."""
-        raise NotThroughGateway(str(caller().principal), "telltale.api.mesh.v1.Schemas/Register")
+        refused = NotThroughGateway(str(caller().principal), "telltale.api.mesh.v1.Schemas/Register")
+        self._decisions.denied(FORWARD, refused)
+        raise refused
 
     async def Get(self, request: GetSchemaRequest, context: Context) -> GetSchemaResponse:
         """The caller needs `discover` on a product that the schema describes."""
@@ -60,7 +65,9 @@ class SchemasService(schemas_pb2_grpc.SchemasServicer):
         return GetSchemaResponse(file_descriptor_set=schema.data)
 
     async def _ask_all(self, digest: bytes) -> Schema:
-        domains = self._catalog.domains
+        # The others would refuse the caller's token.
+        named = audiences_of(caller().token)
+        domains = [domain for domain in self._catalog.domains if domain.trust_domain in named]
         asked = [self._ask(domain, digest) for domain in domains]
         answers = await asyncio.gather(*asked, return_exceptions=True)
         silent = []

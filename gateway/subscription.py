@@ -24,6 +24,17 @@ CHECK_SECONDS = 60.0
 # How soon those are asked again who did not answer.
 _RETRY_SECONDS = 2.0
 _MAX_POSITIONS = 10_000
+# Owners that one refusal quotes: it travels in a trailer, whose size is bounded.
+_QUOTED = 3
+
+
+class Denied(PermissionMissing):
+    """The owners' refusal, in their own words where they gave some."""
+
+    def __init__(self, principal: str, products: Sequence[str], words: Sequence[str]) -> None:
+        super().__init__(principal, "subscribe", ", ".join(products))
+        if words:
+            self.args = (f"{self}: {'; '.join(words[:_QUOTED])}",)
 
 
 class Subscription:
@@ -149,7 +160,8 @@ class Subscription:
     def _refusal(self, decisions: Mapping[str, Decision]) -> Exception:
         denied = [product for product in self._named if decisions.get(product) is Decision.DENIED]
         if denied:
-            return PermissionMissing(str(self._caller.principal), "subscribe", ", ".join(denied))
+            words = [self._access.reason(self._caller, ACTION_SUBSCRIBE, product) for product in denied]
+            return Denied(str(self._caller.principal), denied, [word for word in words if word])
         silent = [product for product in self._named if decisions.get(product) is Decision.NO_ANSWER]
         if silent:
             return Unavailable(f"the owner of {', '.join(silent)} does not answer; resume from the cursor")

@@ -1,7 +1,11 @@
 """A decision that some process of the mesh has made, and whoever keeps record of it."""
 
+import re
 from dataclasses import dataclass
 from typing import Protocol
+from urllib.parse import unquote
+
+_PEER = re.compile(r"ipv4:(?P<four>[^:]+)(:\d+)?|ipv6:\[?(?P<six>[^\]]*?)\]?(:\d+)?")
 
 
 @dataclass(frozen=True)
@@ -21,12 +25,14 @@ class Decision:
     subject: str = ""
     # Who was on the wire, proven by a certificate; empty for a stranger.
     peer: str = ""
-    # Where they called from, such as `ipv4:192.0.2.1:4711`; empty when nobody called.
+    # Where they called from, such as `192.0.2.1`; empty when nobody called. A peer as gRPC names it will do.
     address: str = ""
+    # The rules of a policy that decided, by their `@id`; empty when no rule spoke, or none was asked.
+    rules: tuple[str, ...] = ()
 
 
 class Auditor(Protocol):
-    """Keeps record of decisions. Never waits and never raises: work goes on whatever becomes of the record."""
+    """Keeps record of decisions. Never waits and never raises: work goes on, whatever becomes of it."""
 
     def record(self, decision: Decision) -> None: ...
 
@@ -36,3 +42,15 @@ class Unrecorded:
 
     def record(self, decision: Decision) -> None:
         return
+
+
+UNRECORDED = Unrecorded()
+
+
+def place_of(peer: str) -> str:
+    """The address of a peer as gRPC names it, without the port, which changes with every connection.
+
+    `ipv4:192.0.2.1:4711` -> `192.0.2.1`; what names no address and port stays as it is.
+    """
+    found = _PEER.fullmatch(unquote(peer))
+    return peer if found is None else found["four"] or found["six"]

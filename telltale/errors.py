@@ -3,7 +3,7 @@
 TelltaleError
 ├── ConfigurationError     a setting is missing or wrong: fix it and start again
 ├── InvalidInput           the request is not what the contract says
-├── Unauthenticated        nobody knows who calls
+├── Unauthenticated        nobody knows who calls; carries what is known all the same
 ├── PermissionMissing      the caller is known and may not; carries the permission
 ├── NotFound               no such thing
 ├── Precondition           not now: something else has to happen first
@@ -30,17 +30,24 @@ class InvalidInput(TelltaleError):
 class Unauthenticated(TelltaleError):
     """A caller without a valid certificate and a token bound to it."""
 
+    # For whoever keeps record of it: the identity on the wire where a certificate proved one, or what the
+    # certificate claims.
+    peer = ""
+    claimed = ""
+
 
 class PermissionMissing(TelltaleError):
     """A caller who is known and may not do this."""
 
-    def __init__(self, principal: str, permission: str, product: str) -> None:
+    def __init__(self, principal: str, permission: str, product: str, rules: tuple[str, ...] = ()) -> None:
         super().__init__(
             f"{principal} lacks the permission `{permission}` on {product}; ask its owner for it"
         )
         self.principal = principal
         self.permission = permission
         self.product = product
+        # Those that forbid it; empty when none permits it.
+        self.rules = rules
 
 
 class NotFound(TelltaleError):

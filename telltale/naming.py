@@ -13,6 +13,8 @@ from telltale.errors import InvalidInput
 
 PLATFORM = "platform"
 OPERATORS = "operators"
+# Policy group of the operators that work where the mesh's own keys lie.
+RESPONDERS = "responders"
 # What the mesh says about itself has a name of its own; the platform team owns it.
 _PREFIX_OF_DOMAIN = {PLATFORM: "mesh"}
 _DOMAIN_OF_PREFIX = {prefix: domain for domain, prefix in _PREFIX_OF_DOMAIN.items()}
@@ -22,6 +24,7 @@ _PRODUCT = re.compile(r"[a-z][a-z0-9_]{0,38}\.[a-z][a-z0-9_]{0,62}")
 _TRUST_DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+")
 _PATH = re.compile(r"(/[A-Za-z0-9._-]+)+")
 _PATTERN = re.compile(r"[a-z0-9_.*]{1,104}")
+_GROUP = re.compile(r"[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?")
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,15 @@ def patterns(text: str) -> tuple[str, ...]:
     if not found:
         raise InvalidInput("it names no product; leave it out for all of them")
     return found
+
+
+def check_group(group: str) -> str:
+    """Returns the name of a policy group; raises InvalidInput when it is none."""
+    if not _GROUP.fullmatch(group):
+        raise InvalidInput(
+            f"{group[:80]!r} is no group; use lower case letters, digits, `.`, `-` and `_`, at most 63"
+        )
+    return group
 
 
 def table_name(product: str) -> str:

@@ -51,12 +51,20 @@ class IdentitySettings(Settings):
 
     mesh: str = Field("telltale.internal", description="Name of the mesh; trust domains lie below it.")
     state: Path = Field(description="Directory of this process: its key, certificate, spool or log.")
-    trust: Path = Field(description="Directory with root.pem and one <trust domain>.jwks.json each.")
+    trust: Path = Field(
+        description="Directory with root.pem, and <trust domain>.jwks.json and .bundle.pem of each; followed."
+    )
     authority: str = Field(description="host:port of the authority of this process's trust domain.")
-    enrollment: str = Field(description="host:port of that authority's enrolment port.")
+    enrollment: str | None = Field(
+        None, description="host:port of that authority's enrolment port; needed to join."
+    )
     join_token_file: Path | None = Field(
         None, description="File with the join token for the first start; deleted after use."
     )
+    certificate_file: Path | None = Field(
+        None, description="Certificate of another PKI, leaf first, in PEM: instead of joining; followed."
+    )
+    key_file: Path | None = Field(None, description="Private key of that certificate, P-256, in PEM.")
 
 
 def describe(settings: type[Settings]) -> str:

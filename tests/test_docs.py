@@ -8,6 +8,11 @@ from pathlib import Path
 import click
 import pytest
 
+import certs.policy
+import certs.record
+import gateway.decisions
+import telltale.domain.access
+import telltale.rpc.guard
 from agent.settings import AgentSettings
 from certs.serve import AuthoritySettings
 from gateway.settings import GatewaySettings
@@ -17,9 +22,10 @@ from services.writer.settings import WriterSettings
 from telltale.api.mesh.v1.ingest_pb2 import RefusalReason
 from telltale.api.mesh.v1.product_pb2 import Classification, Kind
 from telltale.cli.main import cli
+from telltale.contract.governance import RULES, Rule
 from telltale.contract.image import own_image
 from telltale.contract.product import Contract, contracts_in
-from telltale.domain.policy import ACTIONS
+from telltale.domain.policy import ACTIONS, SEE
 from telltale.domain.service import DomainSettings
 from telltale.settings import IdentitySettings, Settings, default_of
 
@@ -202,9 +208,16 @@ def test_every_reason_for_refusing_a_batch_is_explained(reason: str) -> None:
     assert f"`{reason.removeprefix('REFUSAL_REASON_')}`" in SECURITY
 
 
-@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("action", [*ACTIONS, SEE])
 def test_every_permission_is_explained(action: str) -> None:
     assert f"| `{action}` |" in SECURITY
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_every_rule_of_the_mesh_is_listed_as_it_is_checked(rule: Rule) -> None:
+    mandatory = "mandatory" if rule.mandatory else "recommended"
+    row = f"| `{rule.name}` | {mandatory} | {rule.demands} | {rule.kept.value} |"
+    assert row in SECURITY, f"write in docs/security.md:\n{row}"
 
 
 def test_every_variable_that_anything_reads_is_explained() -> None:
@@ -219,3 +232,23 @@ def test_every_variable_that_anything_reads_is_explained() -> None:
 
 def _is_source(path: Path) -> bool:
     return (path.is_file() and path.suffix in (".py", ".sh")) or path.name == "Dockerfile"
+
+
+@pytest.mark.parametrize(
+    "action",
+    sorted(
+        {
+            telltale.rpc.guard.AUTHENTICATE,
+            telltale.domain.access.FORWARD,
+            gateway.decisions.REGISTER,
+            gateway.decisions.ADMIT,
+            gateway.decisions.FORWARD,
+            certs.policy.INVITE,
+            certs.record.ENROLL,
+            certs.record.RENEW,
+            certs.record.ISSUE_TOKEN,
+        }
+    ),
+)
+def test_every_decision_that_is_recorded_is_explained(action: str) -> None:
+    assert f"`{action}`" in section(SECURITY, "The audit log")

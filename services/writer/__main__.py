@@ -21,7 +21,13 @@ async def run(settings: WriterSettings, stopping: asyncio.Event) -> None:
         self_metrics(me, "writer", settings.state, settings.platform) as telemetry,
         Store(settings.database) as store,
         # Nothing but health is served here.
-        serving(me, settings.listen, Authenticator(me.trust, _platform(settings)), lambda _: None),
+        serving(
+            me,
+            settings.listen,
+            Authenticator(me.trust, _platform(settings)),
+            lambda _: None,
+            auditor=telemetry.audit,
+        ),
         asyncio.TaskGroup() as tasks,
     ):
         beside = [

@@ -12,9 +12,8 @@ import grpc.aio
 
 from telltale.api.mesh.v1 import authority_pb2, authority_pb2_grpc
 from telltale.cli import show
-from telltale.cli.enrolment import enrolled
 from telltale.cli.home import Home, Mesh
-from telltale.cli.operator import COMMAND_LINE
+from telltale.cli.logins import acting
 from telltale.errors import InvalidInput, NotFound, TelltaleError, Unavailable
 from telltale.identity.enrolment import JoinToken
 from telltale.identity.newcomer import join as join_mesh
@@ -60,9 +59,8 @@ async def invite(me: Workload, authority: str, domain: str, path: str) -> Invita
 
 async def token(home: Home, host: str, domain: str, *, as_json: bool) -> None:
     """Prints a join token for the agent of one host, and how to use it there."""
-    mesh = await asyncio.to_thread(home.mesh)
-    authority = _authority(mesh, domain)
-    async with enrolled(home, mesh, COMMAND_LINE) as me:
+    authority = _authority(await asyncio.to_thread(home.mesh), domain)
+    async with acting(home) as (_, me):
         invitation = await invite(me, authority, domain, f"/agent/{host}")
     issued = {
         "spiffe_id": str(invitation.token.spiffe_id),

@@ -36,6 +36,8 @@ class Home:
     """A directory for one mesh. Every process has a directory of its own below it."""
 
     path: Path
+    # Name of the login that commands act as; the only one when empty.
+    person: str = ""
 
     @classmethod
     def at(cls, path: str | Path) -> "Home":
@@ -66,6 +68,11 @@ class Home:
     def credentials(self, name: str) -> Path:
         """Directory of one operator's key, certificate and token."""
         return self.path / "credentials" / name
+
+    @property
+    def logins(self) -> Path:
+        """Directory of the people who have logged in on this machine, and of where they do."""
+        return self.path / "logins"
 
     def create(self) -> None:
         """Makes the home, which nobody but its owner may enter; one that is there keeps its mode."""

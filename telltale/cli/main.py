@@ -10,6 +10,7 @@ import os
 import resource
 import sys
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +18,7 @@ import click
 
 from telltale.cli.home import DEFAULT, Home
 from telltale.errors import TelltaleError
+from telltale.naming import RESPONDERS
 
 FAILED = 1
 MISUSED = 2
@@ -70,11 +72,14 @@ class Address(click.ParamType[str]):
     show_envvar=True,
     help="Directory of the mesh on this machine.",
 )
+@click.option(
+    "--as", "person", default="", help="Who acts, of those who have logged in here; the only one by default."
+)
 @click.version_option(package_name="telltale", message="telltale %(version)s")
 @click.pass_context
-def cli(context: click.Context, home: Path) -> None:
+def cli(context: click.Context, home: Path, person: str) -> None:
     """Infrastructure monitoring that holds no keys: run the mesh, look at its data products."""
-    context.obj = Home.at(home)
+    context.obj = replace(Home.at(home), person=person)
 
 
 @cli.command()
@@ -89,13 +94,21 @@ def cli(context: click.Context, home: Path) -> None:
     show_default=True,
     help="IPv4 address of this machine to listen on; hosts that shall join need to reach it.",
 )
+@click.option(
+    "--people",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="JSON file by which people log in.",
+)
 @as_json
 @click.pass_obj
-def up(home: Home, seconds: float | None, port: int, address: str, as_json: bool) -> None:
+def up(
+    home: Home, seconds: float | None, port: int, address: str, people: Path | None, as_json: bool
+) -> None:
     """Run the mesh on this machine until Ctrl-C."""
     from telltale.cli import up as command
 
-    _run(command.up(home, address=address, port=port, seconds=seconds, as_json=as_json))
+    people = people.absolute() if people is not None else None
+    _run(command.up(home, address=address, port=port, people=people, seconds=seconds, as_json=as_json))
 
 
 @cli.command()
@@ -183,14 +196,63 @@ def findings(home: Home, limit: int, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("name")
 @as_json
 @click.pass_obj
-def credentials(home: Home, name: str, as_json: bool) -> None:
-    """Issue an operator's certificate and a fresh token, for grpcurl and programs."""
+def governance(home: Home, as_json: bool) -> None:
+    """Check every product against the rules of the mesh; exit code 1 when a mandatory one is broken."""
+    from telltale.cli import governance as command
+
+    _run(command.governance(home, as_json=as_json))
+
+
+@cli.command()
+@click.argument("name", required=False)
+@click.option(
+    "--group",
+    "groups",
+    multiple=True,
+    default=[RESPONDERS],
+    show_default=True,
+    help="Policy group that it is in; may be given several times.",
+)
+@as_json
+@click.pass_obj
+def credentials(home: Home, name: str | None, groups: tuple[str, ...], as_json: bool) -> None:
+    """Issue an operator's certificate and a fresh token, for grpcurl and programs.
+
+    Without NAME the token is that of the person who has logged in.
+    """
     from telltale.cli import credentials as command
 
-    _run(command.credentials(home, name, as_json=as_json))
+    _run(command.credentials(home, name, groups=groups, as_json=as_json))
+
+
+@cli.command()
+@click.argument("address", required=False)
+@click.option("--root", help="SHA-256 of the mesh's root certificate, in hexadecimal.")
+@click.option("--gateway", default="", help="host:port of the gateway, where the authority does not say so.")
+@click.option("--device", is_flag=True, help="Log in on another device, and confirm a code there.")
+@as_json
+@click.pass_obj
+def login(
+    home: Home, address: str | None, root: str | None, gateway: str, device: bool, as_json: bool
+) -> None:
+    """Log in as a person, at the mesh's OpenID Connect provider.
+
+    ADDRESS is where operators enrol; it and --root are needed once on a machine that runs no mesh.
+    """
+    from telltale.cli import login as command
+
+    _run(command.login(home, address, root, gateway=gateway, device=device, as_json=as_json))
+
+
+@cli.command()
+@click.pass_obj
+def logout(home: Home) -> None:
+    """End the session of a person on this machine."""
+    from telltale.cli import login as command
+
+    _run(command.logout(home))
 
 
 @cli.group()
@@ -250,6 +312,16 @@ def agent_join(
     _run(command.join(address, text, root, state, authority=authority, service=service))
     if run:
         command.run(state)
+
+
+@cli.command()
+@click.argument("place", metavar="DIR", type=click.Path(path_type=Path))
+@as_json
+def spool(place: Path, as_json: bool) -> None:
+    """Show what a source has sealed and nobody has acked yet, and what it gave up."""
+    from telltale.cli import spool as command
+
+    command.spool(place, as_json=as_json)
 
 
 @cli.group()

@@ -1,6 +1,5 @@
 """What an operator asks the gateway: catalog, contracts by reflection, inventories. It names no product."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -8,9 +7,10 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from telltale.api.mesh.v1 import catalog_pb2, catalog_pb2_grpc, stream_pb2
-from telltale.cli.enrolment import audiences, enrolled
+from telltale.api.mesh.v1 import access_pb2, access_pb2_grpc, catalog_pb2, catalog_pb2_grpc, stream_pb2
+from telltale.cli.enrolment import audiences
 from telltale.cli.home import Home, Mesh
+from telltale.cli.logins import acting
 from telltale.contract.image import Image
 from telltale.contract.product import Contract, contract_of
 from telltale.contract.reflection import pull
@@ -19,9 +19,6 @@ from telltale.errors import InvalidInput, NotFound, TelltaleError, Unavailable
 from telltale.identity.workload import Workload
 from telltale.naming import PLATFORM, server_name, trust_domain
 from telltale.rpc.client import call_metadata, status_error
-
-# The identity of the commands on this machine that ask the gateway.
-COMMAND_LINE = "command-line"
 
 _TIMEOUT = 10.0
 _PAGE = 1000
@@ -63,18 +60,34 @@ class Operator:
     async def contract(self, product: str) -> tuple[Image, Contract]:
         """A product's contract, from the descriptors that the gateway reflects."""
         entry = await self.entry(product)
-        try:
-            files = await pull(self._channel, await self.metadata())
-        except grpc.aio.AioRpcError as failed:
-            raise translated(failed, self.mesh) from failed
-        image = Image.of_files(files.values())
+        image = await self.image()
         try:
             return image, contract_of(image, entry.service)
         except InvalidInput as wrong:
             raise Unavailable(f"the gateway does not describe {product} as it should: {wrong}") from wrong
 
-    async def listed(self, contract: Contract, condition: str) -> AsyncIterator[Any]:
-        """The entries of an inventory, page by page."""
+    async def image(self) -> Image:
+        """The descriptors of every product that this operator may discover."""
+        try:
+            files = await pull(self._channel, await self.metadata())
+        except grpc.aio.AioRpcError as failed:
+            raise translated(failed, self.mesh) from failed
+        return Image.of_files(files.values())
+
+    async def policy(self, trust_domain: str) -> str:
+        """The rules that a domain decides by."""
+        stub = access_pb2_grpc.AccessStub(self._channel)
+        request = access_pb2.DescribePolicyRequest(trust_domain=trust_domain)
+        try:
+            answer: access_pb2.DescribePolicyResponse = await stub.DescribePolicy(
+                request, metadata=await self.metadata(), timeout=_TIMEOUT
+            )
+        except grpc.aio.AioRpcError as failed:
+            raise translated(failed, self.mesh) from failed
+        return answer.policy
+
+    async def listed(self, contract: Contract, condition: str) -> AsyncIterator[tuple[Any, tuple[str, ...]]]:
+        """The entries of an inventory, page by page, each with the names of fields that are masked in it."""
         if contract.listing is None:
             raise InvalidInput(f"{contract.name} is no inventory; use `telltale tail {contract.name}`")
         method = self._channel.unary_unary(
@@ -89,18 +102,19 @@ class Operator:
                 page = await method(request, metadata=await self.metadata(), timeout=_TIMEOUT)
             except grpc.aio.AioRpcError as failed:
                 raise translated(failed, self.mesh) from failed
+            # Owners that know no masking have no such field.
+            masked = tuple(getattr(page, "masked_fields", ()))
             for entry in page.entries:
-                yield entry
+                yield entry, masked
             token = page.next_page_token
             if not token:
                 return
 
 
 @asynccontextmanager
-async def operator(home: Home, name: str = COMMAND_LINE) -> AsyncIterator[Operator]:
-    """Connects to the gateway as an operator of this machine; enrols it at its first use."""
-    mesh = await asyncio.to_thread(home.mesh)
-    async with enrolled(home, mesh, name) as me:
+async def operator(home: Home, name: str | None = None) -> AsyncIterator[Operator]:
+    """Connects to the gateway: as the person who has logged in here, or as an operator of this machine."""
+    async with acting(home, name) as (mesh, me):
         gateway = server_name("gateway", trust_domain(PLATFORM, mesh.name))
         async with me.channel(mesh.gateway, gateway) as channel:
             yield Operator(me, mesh, channel)

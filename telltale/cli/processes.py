@@ -85,6 +85,8 @@ class Plan:
     addresses: Mapping[str, str]
     # IPv4 address that everything listens on.
     address: str = LOOPBACK
+    # File by which people log in; nobody does without one.
+    people: Path | None = None
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -140,6 +142,7 @@ class Plan:
                 "listen": self.addresses[authority(domain)],
                 "enrollment": self.addresses[enrollment(domain)],
                 "service_address": self.addresses.get(services.get(domain, ""), ""),
+                **(self._people() if domain == OPERATORS else {}),
             }
             for domain in self.domains
         ]
@@ -148,6 +151,11 @@ class Plan:
             "TELLTALE_TRUST": str(self.home.trust),
             "TELLTALE_PLATFORM": self.addresses["platform"],
         }
+
+    def _people(self) -> dict[str, str]:
+        """What the operators' authority has to know beside the others."""
+        told = {"gateway_address": self.addresses[GATEWAY]}
+        return told if self.people is None else {**told, "people": str(self.people)}
 
     def _program(
         self,

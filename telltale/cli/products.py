@@ -1,7 +1,7 @@
 """The commands that read data products through the gateway, any product there is or will be."""
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -61,20 +61,16 @@ async def describe(home: Home, product: str, *, as_json: bool) -> None:
 
 
 async def inventory(home: Home, product: str, *, condition: str, as_json: bool) -> None:
-    """The current state of an inventory, a row for each thing."""
+    """The current state of an inventory, a row for each thing; what the operator may not see is marked so."""
     async with operator(home) as mesh:
         _, contract = await mesh.contract(product)
-        rows = [
-            {
-                "source": entry.source,
-                "stale_since": show.iso(entry.stale_since) if entry.HasField("stale_since") else None,
-                **show.row_of(entry.record),
-            }
-            async for entry in mesh.listed(contract, condition)
-        ]
+        listed = [one async for one in mesh.listed(contract, condition)]
     if as_json:
-        show.document(rows)
+        show.document(
+            [{**entry_row(entry, masked, None), "masked_fields": masked} for entry, masked in listed]
+        )
         return
+    rows = [entry_row(entry, masked, show.MASKED) for entry, masked in listed]
     # What no row says would only push the rest off the screen.
     columns = [
         name for name in (rows[0] if rows else {}) if any(row[name] not in (None, "", []) for row in rows)
@@ -84,6 +80,17 @@ async def inventory(home: Home, product: str, *, condition: str, as_json: bool) 
         [[row[name] for name in columns] for row in rows],
         empty="Nothing matches." if condition else "The inventory is empty.",
     )
+
+
+def entry_row(entry: Any, masked: Sequence[str], instead: str | None) -> show.Row:
+    """One row of an inventory in plain values, with something else in place of what is masked."""
+    row = show.row_of(entry.record)
+    for names in (name.split(".") for name in masked):
+        # One that only earlier versions had is in no row.
+        if names[0] in row:
+            show.replace(row, names, instead)
+    stale = show.iso(entry.stale_since) if entry.HasField("stale_since") else None
+    return {"source": entry.source, "stale_since": stale, **row}
 
 
 async def tail(home: Home, product: str, *, limit: int | None, earliest: bool, as_json: bool) -> None:

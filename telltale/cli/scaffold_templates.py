@@ -88,6 +88,8 @@ message ${title}List {
   string next_page_token = 2;
   // State that the page shows: everything up to this position.
   telltale.api.mesh.v1.Position position = 3;
+  // Fields of the record that the caller may not see: they are empty in every entry.
+  repeated string masked_fields = 4;
 }
 """)
 

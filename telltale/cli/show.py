@@ -22,6 +22,8 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 # One value must not take the time and the screen of all others; JSON has it whole.
 _LONGEST_CELL = 10_000
+# What stands where the owner of the data shows nothing to this operator.
+MASKED = "(masked)"
 
 
 def row_of(message: Message) -> Row:
@@ -58,6 +60,22 @@ def plain(field: Any, value: Any) -> Any:
     if field.enum_type is not None:
         return enum_name(field.enum_type, value)
     return value.hex() if isinstance(value, bytes) else value
+
+
+def replace(value: Any, names: Sequence[str], instead: str | None) -> None:
+    """Puts something else in place of a field of a row, in each of its parts where it lies deeper."""
+    if isinstance(value, list):
+        for part in value:
+            replace(part, names, instead)
+    elif isinstance(value, dict) and names[0] in value:
+        if len(names) == 1:
+            value[names[0]] = instead
+        else:
+            replace(value[names[0]], names[1:], instead)
+    elif isinstance(value, dict):
+        # A map: what is named lies in each of its values.
+        for part in value.values():
+            replace(part, names, instead)
 
 
 def iso_of_nanoseconds(nanoseconds: int) -> str:

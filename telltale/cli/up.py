@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from telltale.cli import show
 from telltale.cli.agent import invite
@@ -29,12 +30,20 @@ _LOOK_EVERY = 1.0
 _PAUSE = 0.1
 
 
-async def up(home: Home, *, address: str, port: int, seconds: float | None, as_json: bool) -> None:
+async def up(
+    home: Home,
+    *,
+    address: str,
+    port: int,
+    people: Path | None = None,
+    seconds: float | None,
+    as_json: bool,
+) -> None:
     """Runs the mesh until a signal, or for some seconds; a run that was timed ends with a summary."""
     deadline = None if seconds is None else time.monotonic() + seconds
     await asyncio.to_thread(home.create)
     with home.locked(), _stopped_by_signals() as stop:
-        planned = plan(home, _mesh_name(), port, address)
+        planned = replace(plan(home, _mesh_name(), port, address), people=people)
         await prepare(planned)
         await asyncio.to_thread(home.write_mesh, planned.running())
         with screen(home, planned, quiet=as_json) as shown:
@@ -57,6 +66,7 @@ async def prepare(planned: Plan) -> None:
     """Authorities, directories, and a join token for every process that cannot start without one."""
     home = planned.home
     arguments = ("--home", str(home.path), "--mesh", planned.mesh, "--domains", *planned.domains)
+    arguments = (*arguments, "--renew")
     await certs("init", *arguments)
     for program in planned.programs():
         await asyncio.to_thread(private_directory, program.directory)

@@ -2,12 +2,10 @@
 
 import asyncio
 import time
-from datetime import UTC, datetime
 from typing import Any, Self
 
 import grpc
 import grpc.aio
-import jwt
 from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs lack it
 
 from telltale import naming
@@ -15,12 +13,11 @@ from telltale.api.mesh.v1 import schemas_pb2, schemas_pb2_grpc, stream_pb2, stre
 from telltale.api.mesh.v1.batch_pb2 import SealedFrame
 from telltale.errors import Unavailable
 from telltale.identity.workload import Workload
-from telltale.rpc.client import answered, calling, status_error
+from telltale.rpc.client import answered, call_metadata, calling, status_error, stream_metadata
 
-# Share of the token's remaining life after which the stream is opened anew, before the server ends it.
-_RENEW_AFTER = 0.8
 # A server that does not answer within this time is not there.
 _ANSWER_SECONDS = 20.0
+# After a failure to open the next session.
 _POSTPONE_SECONDS = 5.0
 # A token names at most this many domains.
 _MOST_AUDIENCES = 16
@@ -29,10 +26,21 @@ _MOST_AUDIENCES = 16
 class Session:
     """A channel with a running Stream.Subscribe. A renewed certificate comes with the next session."""
 
-    def __init__(self, channel: grpc.aio.Channel, metadata: tuple[tuple[str, str], ...], due: float) -> None:
+    def __init__(
+        self,
+        me: Workload,
+        channel: grpc.aio.Channel,
+        audiences: tuple[str, ...],
+        metadata: tuple[tuple[str, str], ...],
+        seconds: float,
+    ) -> None:
+        self._me = me
         self._channel = channel
+        self._audiences = audiences
         self._metadata = metadata
-        self._due = due
+        # The stream is opened anew half way to the end of its token.
+        self._due = time.monotonic() + seconds
+        self._ends = self._due + seconds
         self._call: grpc.aio.UnaryStreamCall[stream_pb2.StreamSubscribeRequest, SealedFrame] | None = None
         self._read: asyncio.Future[Any] | None = None
 
@@ -40,13 +48,10 @@ class Session:
     async def open(cls, me: Workload, gateway: str, products: tuple[str, ...]) -> Self:
         """Dials the gateway with a token for it and for the domains that own the products."""
         platform = naming.trust_domain(naming.PLATFORM, me.trust.mesh)
-        token = await me.token(platform, *audiences(me, products))
-        # The signature is the server's to check; the client only wants to know when it ends.
-        claims = jwt.decode(token, options={"verify_signature": False})
-        remaining = float(claims["exp"]) - datetime.now(UTC).timestamp()
+        heard = (platform, *audiences(me, products))
+        metadata, seconds = await stream_metadata(me, *heard)
         channel = me.channel(gateway, naming.server_name("gateway", platform))
-        due = time.monotonic() + max(0.0, remaining * _RENEW_AFTER)
-        return cls(channel, (("authorization", f"Bearer {token}"),), due)
+        return cls(me, channel, heard, metadata, seconds)
 
     def subscribe(self, request: stream_pb2.StreamSubscribeRequest) -> None:
         """Starts the stream."""
@@ -86,16 +91,19 @@ class Session:
 
     def postpone(self) -> None:
         """Opening the next session failed; try again in a while."""
-        self._due = time.monotonic() + _POSTPONE_SECONDS
+        now = time.monotonic()
+        self._due = now + min(_POSTPONE_SECONDS, max(0.1, (self._ends - now) / 2))
 
     async def schema(self, digest: bytes) -> bytes:
         """Asks the domains for a schema."""
         stub = schemas_pb2_grpc.SchemasStub(self._channel)
         request = schemas_pb2.GetSchemaRequest(sha256=digest)
+        # The channel shows the present certificate: the token that opened the stream may be of the last one.
+        metadata = await call_metadata(self._me, *self._audiences)
         # The channel may be closed meanwhile, for the next session.
         with calling("the gateway"):
             answer: schemas_pb2.GetSchemaResponse | None = await stub.Get(
-                request, metadata=self._metadata, timeout=_ANSWER_SECONDS
+                request, metadata=metadata, timeout=_ANSWER_SECONDS
             )
         return answered(answer, "the gateway").file_descriptor_set
 

@@ -9,6 +9,7 @@ from google.protobuf.descriptor import Descriptor, ServiceDescriptor
 from telltale.api.mesh.v1 import product_pb2
 from telltale.api.mesh.v1.product_pb2 import Field, Kind, Product, Role
 from telltale.contract import rules
+from telltale.contract.classified import Place, places
 from telltale.contract.fields import classification_of as classification_of
 from telltale.contract.fields import field_options as field_options
 from telltale.contract.fields import inside
@@ -41,6 +42,11 @@ class Contract:
     file: str
     time_field: str
     key_fields: tuple[str, ...]
+
+    @cached_property
+    def places(self) -> tuple[Place, ...]:
+        """Every field of the record, down to those of the messages that it is made of."""
+        return tuple(places(self.record))
 
     def field_options(self, field: str) -> Field:
         """Unit, semantic-convention name, classification and roles of a record's field."""

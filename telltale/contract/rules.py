@@ -1,13 +1,13 @@
 """The rules that every contract keeps. A broken one names the product, the rule and what to do."""
 
 import re
-from collections.abc import Iterable
 
 from google.protobuf.descriptor import Descriptor, MethodDescriptor, ServiceDescriptor
 
 from telltale import naming
 from telltale.api.mesh.v1.product_pb2 import Classification, Kind, Product, Role, Status
-from telltale.contract.fields import classification_of, field_options, inside, is_repeated
+from telltale.contract.classified import places
+from telltale.contract.fields import field_options, inside, is_repeated
 from telltale.contract.shape import LISTING, MESH, TIMESTAMP, require_shape
 from telltale.errors import InvalidInput
 
@@ -103,24 +103,13 @@ def require_one_record(
 
 def require_fields(product: str, options: Product, record: Descriptor) -> None:
     _require_size(product, record)
-    for message in _messages(record, {}):
-        for field in message.fields:
-            if classification_of(field) > options.classification:
-                raise broken(
-                    product,
-                    f"{field.full_name} is {Classification.Name(classification_of(field))}",
-                    "raise the classification of the product to the highest of its fields",
-                )
-
-
-def _messages(message: Descriptor, found: dict[str, Descriptor]) -> Iterable[Descriptor]:
-    """A message and all that it is made of, each once."""
-    if message.full_name not in found:
-        found[message.full_name] = message
-        for field in message.fields:
-            if field.message_type is not None:
-                _messages(field.message_type, found)
-    return found.values()
+    for place in places(record):
+        if place.classification > options.classification:
+            raise broken(
+                product,
+                f"{place.field.full_name} is {Classification.Name(place.classification)}",
+                "raise the classification of the product to the highest of its fields",
+            )
 
 
 def _require_size(product: str, record: Descriptor) -> None:

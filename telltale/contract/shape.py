@@ -63,6 +63,7 @@ LISTING: Shape = {
     ),
     2: Member("next_page_token", "string"),
     3: Member("position", MESH + "Position"),
+    4: Member("masked_fields", "string", repeated=True, may_lack=True),
 }
 
 

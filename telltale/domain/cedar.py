@@ -17,11 +17,24 @@ _BLANK = re.compile(r"(?:\s|//[^\n]*\n?)*")
 
 
 @dataclass(frozen=True)
+class Principal:
+    """Who asks, and the policy groups that their own authority puts them in."""
+
+    spiffe_id: SpiffeId
+    groups: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        return str(self.spiffe_id)
+
+
+@dataclass(frozen=True)
 class Decision:
     """Whether something is allowed, and by which rules, or what is missing."""
 
     allowed: bool
     reason: str
+    # The rules that decided, by their @id, sorted.
+    rules: tuple[str, ...] = ()
 
 
 class Rules:
@@ -64,10 +77,11 @@ class Rules:
         if found.errors:
             # A rule that fails may be one that forbids.
             return Decision(False, f"the policy failed: {'; '.join(found.errors)}")
-        rules = ", ".join(sorted(found.id_annotations_by_reason.values()))
+        rules = tuple(sorted(found.id_annotations_by_reason.values()))
+        named = ", ".join(rules)
         if answer.allowed:
-            return Decision(True, f"permitted by {rules}")
-        return Decision(False, f"forbidden by {rules}" if rules else missing)
+            return Decision(True, f"permitted by {named}", rules)
+        return Decision(False, f"forbidden by {named}" if rules else missing, rules)
 
     def _check(self, line: int, rule: str) -> None:
         try:
@@ -98,12 +112,13 @@ def read_rules(path: Path) -> str:
         raise ConfigurationError(f"the policy {path} cannot be read: {unreadable}") from None
 
 
-def workload(principal: SpiffeId, domain: str) -> dict[str, object]:
+def workload(principal: Principal, domain: str) -> dict[str, object]:
     """Who asks, as rules see it."""
+    name = principal.spiffe_id
     return {
-        "uid": uid("Workload", str(principal)),
-        "attrs": {"trust_domain": principal.trust_domain, "domain": domain, "path": principal.path},
-        "parents": [uid("Domain", domain)],
+        "uid": uid("Workload", str(name)),
+        "attrs": {"trust_domain": name.trust_domain, "domain": domain, "path": name.path},
+        "parents": [uid("Domain", domain), *(uid("Group", group) for group in sorted(principal.groups))],
     }
 
 

@@ -4,7 +4,7 @@ import json
 import sqlite3
 from enum import Enum
 
-from telltale.api.mesh.v1.batch_pb2 import Header
+from telltale.api.mesh.v1.batch_pb2 import Header, SealedBatch
 from telltale.api.mesh.v1.ingest_pb2 import ChainHead
 from telltale.seal.chain import Head, Link, Range, covers, follow
 
@@ -26,6 +26,7 @@ class Place(Enum):
     DUPLICATE = "duplicate"
     FORK = "fork"
     STALE = "stale"
+    CONTESTED = "contested"
     TOO_LATE = "too late"
 
 
@@ -43,9 +44,24 @@ def place(db: sqlite3.Connection, header: Header, header_sha256: bytes) -> Place
     if row is not None:
         return Place.DUPLICATE if row[0] == header_sha256 else Place.FORK
     if link is Link.STALE:
-        return Place.STALE
+        return Place.CONTESTED if head is not None and _goes_on(db, header, head) else Place.STALE
     # Retention may have passed over a batch that was kept; one that never came must not be acked.
     return Place.TOO_LATE if covers(missing, header.sequence) else Place.DUPLICATE
+
+
+def _goes_on(db: sqlite3.Connection, header: Header, head: Head) -> bool:
+    """Whether an older chain was sealed on after the present one had begun.
+
+    One holder never does that: who starts a chain anew seals everything that waits again in the new one.
+    """
+    row = db.execute(
+        "SELECT batch FROM batches WHERE source = ? AND product = ? AND epoch = ? ORDER BY sequence LIMIT 1",
+        (header.source, header.product, head.epoch),
+    ).fetchone()
+    if row is None:
+        return False
+    began = Header.FromString(SealedBatch.FromString(row[0]).header).sealed_time
+    return header.sealed_time.ToNanoseconds() > began.ToNanoseconds()
 
 
 def holds(db: sqlite3.Connection, header: Header, sequence: int) -> bool:

@@ -8,6 +8,7 @@ from telltale.api.mesh.v1.batch_pb2 import Header, SealedBatch
 from telltale.api.mesh.v1.ingest_pb2 import PushRequest, RefusalReason
 from telltale.contract.product import Contract
 from telltale.domain.access import Access
+from telltale.domain.cedar import Decision, Principal
 from telltale.domain.log import Candidate
 from telltale.domain.payload import open_payload
 from telltale.domain.products import Products
@@ -44,10 +45,14 @@ class Examiner:
             return _readable(batch.header), refused
         if header.source != str(source):
             reason = RefusalReason.REFUSAL_REASON_FOREIGN_SOURCE
-            return header, BatchRefused(reason, f"{source} pushes in the name of {header.source}")
+            foreign = BatchRefused(reason, f"{source} pushes in the name of {header.source}")
+            self._deny(source, header, foreign, subject=header.source)
+            return header, foreign
         if header.product not in self._products.contracts:
             # Nothing is remembered of it: a source may invent any number of names.
-            return header, _not_permitted(source, "push", header.product)
+            unknown = _not_permitted(source, "push", header.product)
+            self._deny(source, header, unknown)
+            return header, unknown
         digest = sha256(batch.header)
         epoch, sequence = before.get(header.product, (0, 0))
         follows = sequence if epoch == header.epoch and sequence < header.sequence else 0
@@ -65,11 +70,16 @@ class Examiner:
         signer = self._verifier.certificates_of(header)
         return Candidate(header, digest, batch.SerializeToString(), signer, change, follows=follows)
 
+    def _deny(self, source: SpiffeId, header: Header, refused: BatchRefused, *, subject: str = "") -> None:
+        """Records what no rule of the policy was asked about."""
+        decision = Decision(False, refused.detail)
+        self._access.record(Principal(source), "push", header.product, decision, subject=subject)
+
     def _check(self, batch: SealedBatch, header: Header, source: SpiffeId, now: datetime) -> Contract:
         self._verifier.verify(batch, now)
         present = self._products.contracts[header.product]
         action = "replay" if header.replay_run else "push"
-        if not self._access.allows(source, action, present):
+        if not self._access.allows(Principal(source), action, present):
             raise _not_permitted(source, action, header.product)
         check_owner(header, open_to_all=present.options.open_to_all_trust_domains, mesh=self._access.mesh)
         try:

@@ -47,15 +47,18 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
-def compile_filter(text: str, record: Descriptor) -> Predicate:
+def compile_filter(
+    text: str, record: Descriptor, require_visible: Callable[[str], None] = lambda field: None
+) -> Predicate:
     """The predicate that a filter states; an empty one takes everything.
 
     Raises InvalidInput with the position of what is wrong. A field that a record lacks fulfils `!=` only;
-    of a repeated field one element is enough, and `!=` means that none is equal.
+    of a repeated field one element is enough, and `!=` means that none is equal. `require_visible` raises
+    for a field whose value is not for the one who asks: the rows that match would tell it.
     """
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise InvalidInput(f"the filter is longer than {MAX_BYTES} bytes; make it shorter")
-    conditions = list(_conditions(list(_tokens(text)), record))
+    conditions = list(_conditions(list(_tokens(text)), record, require_visible))
     return lambda source, message: all(holds(source, message) for holds in conditions)
 
 
@@ -80,7 +83,9 @@ def _tokens(text: str) -> Iterator[_Token]:
         position = found.end()
 
 
-def _conditions(tokens: list[_Token], record: Descriptor) -> Iterator[Predicate]:
+def _conditions(
+    tokens: list[_Token], record: Descriptor, require_visible: Callable[[str], None]
+) -> Iterator[Predicate]:
     """Reads `condition AND condition ...`; the last token is the end."""
     if tokens[0].kind == "end":
         return
@@ -89,6 +94,8 @@ def _conditions(tokens: list[_Token], record: Descriptor) -> Iterator[Predicate]
         name, compare, value = (tokens[min(place + offset, len(tokens) - 1)] for offset in range(3))
         _require(name, "name", "a field")
         _require(compare, "compare", "one of = != < <= > >= :")
+        if name.text in record.fields_by_name:
+            require_visible(name.text)
         yield _condition(record, name, compare, value)
         joint = tokens[place + 3]
         if joint.kind == "end":

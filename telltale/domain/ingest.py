@@ -21,7 +21,7 @@ from telltale.api.mesh.v1.ingest_pb2 import (
     RefusalReason,
 )
 from telltale.api.mesh.v1.ingest_pb2_grpc import IngestServicer
-from telltale.domain.access import Access
+from telltale.domain.access import Access, asking
 from telltale.domain.examiner import Examiner
 from telltale.domain.log import Candidate, ProductLog
 from telltale.domain.products import Products
@@ -115,7 +115,7 @@ class Ingest(IngestServicer):
         who = caller()
         if who.peer != who.principal:
             raise InvalidInput("a push cannot be forwarded; call the domain service itself")
-        self._access.require_any(who.principal, "push")
+        self._access.require_any(asking(), "push")
         return who.peer
 
     async def _take(

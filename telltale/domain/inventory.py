@@ -47,18 +47,22 @@ class Change:
 
 @dataclass(frozen=True)
 class Query:
-    """One look at the state: at a position (None: now), after a row, so many rows."""
+    """One look at the state: at a position (None: now), after a row (its place; None: all), so many rows."""
 
     product: str
     position: int | None
-    after: tuple[str, bytes] | None
+    after: int | None
     limit: int
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the state. seen_ms: Unix milliseconds of the source's last batch."""
+    """One row of the state. seen_ms: Unix milliseconds of the source's last batch.
 
+    place: the row's number in the file, which names it without telling its key.
+    """
+
+    place: int
     source: str
     key: bytes
     record: bytes
@@ -101,9 +105,16 @@ def page(db: sqlite3.Connection, query: Query) -> Page:
     oldest = db.execute("SELECT value FROM meta WHERE name = ?", (_superseded(query.product),)).fetchone()
     if query.position is not None and oldest is not None and query.position < int(oldest[0]):
         return Page((), position, complete=True, expired=True)
-    source, key = query.after or ("", b"")
+    source, key = "", b""
+    if query.after is not None:
+        row = db.execute(
+            "SELECT source, key FROM inventory WHERE rowid = ? AND product = ?", (query.after, query.product)
+        ).fetchone()
+        if row is None:
+            return Page((), position, complete=True, expired=True)
+        source, key = row
     found = db.execute(
-        "SELECT i.source, i.key, i.record, coalesce(c.received_ms, 0) FROM inventory i"
+        "SELECT i.rowid, i.source, i.key, i.record, coalesce(c.received_ms, 0) FROM inventory i"
         " LEFT JOIN chains c ON c.source = i.source AND c.product = i.product"
         " WHERE i.product = ? AND i.from_offset <= ? AND (i.to_offset IS NULL OR i.to_offset > ?)"
         " AND (i.source, i.key) > (?, ?) ORDER BY i.source, i.key LIMIT ?",
@@ -113,7 +124,7 @@ def page(db: sqlite3.Connection, query: Query) -> Page:
     size = 0
     for row in found:
         rows.append(Row(*row))
-        size += len(row[2])
+        size += len(rows[-1].record)
         if size > _PAGE_BYTES:
             break
     return Page(rows, position, complete=len(rows) < query.limit and size <= _PAGE_BYTES)

@@ -6,6 +6,7 @@ import binascii
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from google.protobuf.message import Message
@@ -16,7 +17,8 @@ from telltale.api.mesh.v1.inventory_pb2 import SealedEntry, SealedList
 from telltale.api.mesh.v1.stream_pb2 import ListRequest
 from telltale.contract.product import Contract
 from telltale.contract.schema import message_class
-from telltale.domain.access import Access
+from telltale.domain.access import Access, asking
+from telltale.domain.clearance import Clearance
 from telltale.domain.filters import compile_filter
 from telltale.domain.inventory import Query, Row
 from telltale.domain.log import ProductLog
@@ -40,12 +42,16 @@ class Listings:
         self._access = access
 
     async def page(self, contract: Contract, request: ListRequest) -> bytes:
-        """The caller needs `list`."""
+        """The caller needs `list`; fields that it may not `see` are masked."""
         self._access.require("list", contract)
+        principal = asking()
+        clearance = self._access.shown(contract)
         if request.page_size < 0:
             raise InvalidInput(f"page_size must not be negative, got {request.page_size}")
         size = min(request.page_size or _DEFAULT_PAGE, _MAX_PAGE)
-        wanted = compile_filter(request.filter, contract.record)
+        wanted = compile_filter(
+            request.filter, contract.record, lambda field: clearance.require_visible(principal, field)
+        )
         token = _Token.read(request, self._log.id)
         rows: list[Row] = []
         after, position, complete = token.after, token.position, False
@@ -57,25 +63,21 @@ class Listings:
                 raise InvalidInput("the page token is too old; start again without it")
             position, complete = page.position, page.complete
             if page.rows:
-                after = page.rows[-1].source, page.rows[-1].key
+                after = page.rows[-1].place
             # Parsing thousands of records would hold up everybody else on the loop.
-            matching = await asyncio.to_thread(_matching, contract, wanted, page.rows)
+            matching = await asyncio.to_thread(_matching, contract, wanted, clearance, page.rows)
             rows += matching
             held += sum(len(row.record) for row in matching)
         if len(rows) > size:
             rows = rows[:size]
-            after, complete = (rows[-1].source, rows[-1].key), False
-        following = None if complete else _Token(position, after)
-        return self._response(contract, request, rows, position or 0, following)
+            after, complete = rows[-1].place, False
+        response = self._response(contract, rows, position or 0)
+        response.masked_fields.extend(clearance.masked)
+        if not complete:
+            response.next_page_token = _Token(position, after).text(request, self._log.id)
+        return response.SerializeToString()
 
-    def _response(
-        self,
-        contract: Contract,
-        request: ListRequest,
-        rows: list[Row],
-        position: int,
-        following: "_Token | None",
-    ) -> bytes:
+    def _response(self, contract: Contract, rows: list[Row], position: int) -> SealedList:
         freshness_ms = contract.options.freshness.ToMilliseconds()
         now = time.time_ns() // 1_000_000
         response = SealedList(position=Position(product=contract.name, log=self._log.id, offset=position))
@@ -83,15 +85,16 @@ class Listings:
             stale_ms = row.seen_ms + freshness_ms
             stale = _timestamp(stale_ms) if stale_ms < now else None
             response.entries.append(SealedEntry(source=row.source, stale_since=stale, record=row.record))
-        if following is not None:
-            response.next_page_token = following.text(request, self._log.id)
-        return response.SerializeToString()
+        return response
 
 
 class _Token:
-    """Where the next page begins. It is no secret and grants nothing: it only names a place in the state."""
+    """Where the next page begins. It is no secret and grants nothing: it only names a place in the state.
 
-    def __init__(self, position: int | None, after: tuple[str, bytes] | None) -> None:
+    The place is the number of a row, never its key, which the caller may have no right to see.
+    """
+
+    def __init__(self, position: int | None, after: int | None) -> None:
         self.position = position
         self.after = after
 
@@ -100,20 +103,18 @@ class _Token:
         if not request.page_token:
             return cls(None, None)
         try:
-            own, query, position, source, key = json.loads(base64.urlsafe_b64decode(request.page_token))
+            own, query, position, after = json.loads(base64.urlsafe_b64decode(request.page_token))
             if own != log or query != _digest(request):
                 raise ValueError("another log or another filter")
-            # The caller can write what it likes here, and the database takes no other numbers and texts.
-            if not 0 <= int(position) < 1 << 63:
-                raise ValueError("no offset of a log")
-            source.encode()
-            return cls(int(position), (source, bytes.fromhex(key)))
+            # The caller can write what it likes here, and the database takes no other numbers.
+            if not (0 <= int(position) < 1 << 63 and 0 <= int(after) < 1 << 63):
+                raise ValueError("no offset of a log or no row")
+            return cls(int(position), int(after))
         except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, binascii.Error):
             raise InvalidInput("the page token is not of this listing; start again without it") from None
 
     def text(self, request: ListRequest, log: str) -> str:
-        source, key = self.after or ("", b"")
-        content = json.dumps([log, _digest(request), self.position, source, key.hex()])
+        content = json.dumps([log, _digest(request), self.position, self.after or 0])
         return base64.urlsafe_b64encode(content.encode()).decode()
 
 
@@ -121,9 +122,13 @@ def _digest(request: ListRequest) -> str:
     return sha256(request.filter.encode()).hex()[:16]
 
 
-def _matching(contract: Contract, wanted: Predicate, rows: Sequence[Row]) -> list[Row]:
+def _matching(contract: Contract, wanted: Predicate, clearance: Clearance, rows: Sequence[Row]) -> list[Row]:
+    """The rows that a filter wants, as the caller may see them."""
     record_class = message_class(contract.record)
-    return [row for row in rows if wanted(row.source, record_class.FromString(row.record))]
+    matching = [row for row in rows if wanted(row.source, record_class.FromString(row.record))]
+    if not clearance.masked:
+        return matching
+    return [replace(row, record=clearance.masked_record(row.record)) for row in matching]
 
 
 def _timestamp(milliseconds: int) -> Timestamp:

@@ -294,10 +294,21 @@ def _stale(header: Header) -> BatchRefused:
     )
 
 
+def _contested(header: Header) -> BatchRefused:
+    # Not final: nobody can tell which of the two holders is the right one, so the records of both are kept.
+    return BatchRefused(
+        RefusalReason.REFUSAL_REASON_FORK,
+        f"{header.source} goes on with the chain {header.epoch} for {header.product} although a later one has"
+        " begun: two hosts use one identity; enrol one of them anew",
+        final=False,
+    )
+
+
 _REFUSALS = {
     chains.Place.FORK: _fork,
     chains.Place.TOO_LATE: _broken,
     chains.Place.STALE: _stale,
+    chains.Place.CONTESTED: _contested,
     chains.Place.DUPLICATE: _broken,
 }
 

@@ -7,17 +7,25 @@ from pathlib import Path
 from telltale import naming
 from telltale.api.mesh.v1.product_pb2 import Classification, Kind
 from telltale.contract.product import Contract
-from telltale.domain.cedar import Decision, Rules, entity, read_rules, workload
+from telltale.domain.cedar import Decision, Principal, Rules, entity, read_rules, workload
 from telltale.errors import InvalidInput
-from telltale.naming import SpiffeId
 
+# What is done with a product.
 ACTIONS = ("discover", "subscribe", "list", "push", "act", "replay")
+# What of it is seen: asked for each classification that fields can have.
+SEE = "see"
 
 _SCHEMA = f"""
 entity Domain;
-entity Workload in [Domain] {{ trust_domain: String, domain: String, path: String }};
+entity Group;
+entity Workload in [Domain, Group] {{ trust_domain: String, domain: String, path: String }};
 entity Product in [Domain] {{ name: String, owner: String, kind: String, classification: String }};
-action {", ".join(ACTIONS)} appliesTo {{ principal: [Workload], resource: [Product] }};
+action {", ".join(ACTIONS)} appliesTo {{
+  principal: [Workload], resource: [Product]
+}};
+action {SEE} appliesTo {{
+  principal: [Workload], resource: [Product], context: {{ classification: String }}
+}};
 """
 _MAX_CACHED = 8192
 
@@ -26,7 +34,7 @@ _MAX_CACHED = 8192
 class _Question:
     """All that a decision depends on."""
 
-    principal: SpiffeId
+    principal: Principal
     mesh: str
     action: str
     product: str
@@ -34,6 +42,8 @@ class _Question:
     owner: str
     kind: str
     classification: str
+    # Classification of the fields in question; None where the action is not about fields.
+    sees: str | None
 
 
 class Policy:
@@ -41,6 +51,8 @@ class Policy:
 
     def __init__(self, text: str, name: str = "policy.cedar") -> None:
         """Reads rules; raises ConfigurationError naming file and line when one is wrong."""
+        # As it was written.
+        self.text = text
         self._rules = Rules(text, name, _SCHEMA)
         self._answer = lru_cache(_MAX_CACHED)(self._evaluate)
 
@@ -49,26 +61,21 @@ class Policy:
         """Reads a policy file."""
         return cls(read_rules(path), str(path))
 
-    def decide(self, principal: SpiffeId, action: str, contract: Contract, mesh: str) -> Decision:
+    def decide(self, principal: Principal, action: str, contract: Contract, mesh: str) -> Decision:
         """Whether the principal may do this with the product. `action` is one of ACTIONS."""
         if action not in ACTIONS:
             raise InvalidInput(f"{action!r} is no action; policies know {', '.join(ACTIONS)}")
-        return self._answer(
-            _Question(
-                principal=principal,
-                mesh=mesh,
-                action=action,
-                product=contract.name,
-                domain=contract.domain,
-                owner=contract.options.owner,
-                kind=_word(Kind.Name(contract.kind)),
-                classification=_word(Classification.Name(contract.options.classification)),
-            )
-        )
+        return self._answer(_question(principal, mesh, action, contract, None))
+
+    def sees(
+        self, principal: Principal, contract: Contract, classification: Classification, mesh: str
+    ) -> Decision:
+        """Whether the principal may see the product's fields of this classification."""
+        return self._answer(_question(principal, mesh, SEE, contract, word(classification)))
 
     def _evaluate(self, question: _Question) -> Decision:
         try:
-            domain = naming.domain_of(question.principal.trust_domain, question.mesh)
+            domain = naming.domain_of(question.principal.spiffe_id.trust_domain, question.mesh)
         except InvalidInput as foreign:
             return Decision(False, str(foreign))
         product = {
@@ -77,15 +84,38 @@ class Policy:
             "kind": question.kind,
             "classification": question.classification,
         }
+        what = f"{question.action} {question.sees}" if question.sees else question.action
         return self._rules.decide(
             question.action,
             workload(question.principal, domain),
             entity("Product", question.product, question.domain, product),
-            missing=f"no policy permits `{question.action}` on {question.product} "
+            context={"classification": question.sees} if question.sees else None,
+            missing=f"no policy permits `{what}` on {question.product} "
             f"({question.kind}, {question.classification}) to {question.principal}",
         )
 
 
-def _word(enum_name: str) -> str:
-    """The last word of an enum value, in lower case: `KIND_SAMPLES` -> `samples`."""
+def _question(
+    principal: Principal, mesh: str, action: str, contract: Contract, sees: str | None
+) -> _Question:
+    return _Question(
+        principal=principal,
+        mesh=mesh,
+        action=action,
+        product=contract.name,
+        domain=contract.domain,
+        owner=contract.options.owner,
+        kind=_last_word(Kind.Name(contract.kind)),
+        classification=word(contract.options.classification),
+        sees=sees,
+    )
+
+
+def word(classification: Classification) -> str:
+    """A classification as rules and people write it."""
+    return _last_word(Classification.Name(classification))
+
+
+def _last_word(enum_name: str) -> str:
+    """What tells an enum's value from others, in lower case: `KIND_SAMPLES` -> `samples`."""
     return enum_name.partition("_")[2].lower()

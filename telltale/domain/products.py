@@ -2,6 +2,8 @@
 
 import asyncio
 
+from telltale.api.mesh.v1.product_pb2 import Classification
+from telltale.contract.classified import left_behind
 from telltale.contract.image import Image
 from telltale.contract.product import Contract, contracts_in
 from telltale.contract.schema import Schema, incompatibilities
@@ -19,14 +21,15 @@ class Products:
         self.image = image
         self._log = log
         self.contracts = {contract.name: contract for contract in contracts_in(image)}
+        # Fields that batches of earlier versions hold and the present contract no longer names, by product.
+        self.former: dict[str, dict[str, Classification]] = {name: {} for name in self.contracts}
         self._schemas: dict[bytes, Schema] = {}
         self._lock = asyncio.Lock()
 
     async def load(self) -> None:
         """Reads the schemas that the log holds and adds those of the present contracts, whatever it holds."""
         for data in await self._log.schemas():
-            schema = await asyncio.to_thread(Schema.parse, data)
-            self._schemas[schema.sha256] = schema
+            self._know(await asyncio.to_thread(Schema.parse, data))
         for contract in self.contracts.values():
             await self._keep(Schema.of(self.image, contract))
 
@@ -61,7 +64,16 @@ class Products:
 
     async def _keep(self, schema: Schema) -> None:
         await self._log.add_schema(schema.data)
+        self._know(schema)
+
+    def _know(self, schema: Schema) -> None:
         self._schemas[schema.sha256] = schema
+        for old in schema.contracts():
+            present = self.contracts.get(old.name)
+            if present is not None:
+                former = self.former[old.name]
+                for field, classification in left_behind(old.record, present.record).items():
+                    former[field] = max(classification, former.get(field, classification))
 
     def _check(self, offered: Contract) -> None:
         present = self.contracts.get(offered.name)

@@ -14,11 +14,10 @@ from telltale.api.mesh.v1.schemas_pb2 import (
 )
 from telltale.api.mesh.v1.schemas_pb2_grpc import SchemasServicer
 from telltale.contract.schema import Schema
-from telltale.domain.access import Access
+from telltale.domain.access import Access, asking
 from telltale.domain.products import Products
-from telltale.errors import LimitExceeded, PermissionMissing
+from telltale.errors import LimitExceeded
 from telltale.naming import SpiffeId
-from telltale.rpc.auth import caller
 
 # New schemas of one source between two starts of the service: a few releases of all its products.
 _MAX_BROUGHT = 100
@@ -36,14 +35,14 @@ class SchemasService(SchemasServicer):
         self, request: RegisterSchemaRequest, context: "aio.ServicerContext[Any, Any]"
     ) -> RegisterSchemaResponse:
         """Needs `push` on a product that the schema describes."""
-        who = caller()
+        who = asking()
         # Before anything of a stranger's is parsed.
-        self._access.require_any(who.principal, "push")
+        self._access.require_any(who, "push")
         # Compiling a stranger's descriptors takes its time: not on the loop.
         schema = await asyncio.to_thread(Schema.parse, request.file_descriptor_set)
         self._require(schema, "push")
         if not self._products.knows(schema.sha256):
-            self._count(who.principal)
+            self._count(who.spiffe_id)
             await self._products.register(schema)
         return RegisterSchemaResponse(sha256=schema.sha256)
 
@@ -63,7 +62,4 @@ class SchemasService(SchemasServicer):
         self._brought[principal] += 1
 
     def _require(self, schema: Schema, action: str) -> None:
-        principal = caller().principal
-        names = {contract.name for contract in schema.contracts()}
-        if not names & self._access.permitted(principal, action):
-            raise PermissionMissing(str(principal), action, ", ".join(sorted(names)))
+        self._access.require_one_of(action, {contract.name for contract in schema.contracts()})

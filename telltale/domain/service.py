@@ -21,7 +21,7 @@ from telltale.api.mesh.v1.stream_pb2 import ListRequest, SubscribeRequest, Watch
 from telltale.contract.image import Image, own_image
 from telltale.contract.product import Contract
 from telltale.contract.reflection import SymbolIndex, add_reflection
-from telltale.domain.access import Access, AccessService
+from telltale.domain.access import Access, AccessService, asking
 from telltale.domain.ingest import Ingest
 from telltale.domain.lease import keep_lease
 from telltale.domain.listing import Listings
@@ -33,7 +33,7 @@ from telltale.domain.subscribe import Subscriptions
 from telltale.identity.tokens import TokenVerifier
 from telltale.identity.workload import Workload
 from telltale.naming import SpiffeId
-from telltale.rpc.auth import Authenticator, caller
+from telltale.rpc.auth import Authenticator
 from telltale.rpc.server import serving
 from telltale.seal.verify import Verifier
 from telltale.settings import IdentitySettings
@@ -88,14 +88,14 @@ async def serving_domain(
     ):
         products = Products(image, product_log)
         await products.load()
-        access = Access(policy, products.contracts, mesh)
+        access = Access(policy, products, mesh, telemetry.audit)
         ingest = Ingest(product_log, products, access, Verifier(me.trust), telemetry.report_refusal)
         tokens = TokenVerifier(me.trust, trust_domain)
 
         def add(server: aio.Server) -> None:
             add_IngestServicer_to_server(ingest, server)
             add_SchemasServicer_to_server(SchemasService(products, access), server)
-            add_AccessServicer_to_server(AccessService(access, tokens, forwarders), server)
+            add_AccessServicer_to_server(AccessService(access, trust_domain, tokens, forwarders), server)
             subscriptions = Subscriptions(product_log, access)
             listings = Listings(product_log, access)
             for contract in products.contracts.values():
@@ -103,7 +103,10 @@ async def serving_domain(
             add_reflection(server, _Visible(image, products, access).visible)
 
         authenticator = Authenticator(me.trust, trust_domain, forwarders)
-        async with serving(me, settings.listen, authenticator, add), asyncio.TaskGroup() as tasks:
+        async with (
+            serving(me, settings.listen, authenticator, add, auditor=telemetry.audit),
+            asyncio.TaskGroup() as tasks,
+        ):
             pruning = tasks.create_task(_prune(product_log, products))
             lease = tasks.create_task(keep_lease(me, settings.gateway, settings.advertise, image.sha256))
             try:
@@ -162,7 +165,7 @@ class _Visible:
         self._shown: dict[frozenset[str], SymbolIndex] = {}
 
     async def visible(self, context: "aio.ServicerContext[Any, Any]") -> SymbolIndex:
-        permitted = self._access.permitted(caller().principal, "discover")
+        permitted = self._access.permitted(asking(), "discover")
         # As many entries as the policy tells groups of callers apart.
         if permitted not in self._shown:
             services = [self._products.contracts[name].service for name in permitted]

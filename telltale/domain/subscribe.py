@@ -1,12 +1,15 @@
 """Subscribe and Watch of every product: from the cursor on, then live, in frames of joined batches."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from telltale.api.mesh.v1.batch_pb2 import Gap, GapReason, Position, Sync
 from telltale.api.mesh.v1.stream_pb2 import Start, SubscribeRequest, WatchRequest
 from telltale.contract.product import Contract
 from telltale.domain.access import Access
+from telltale.domain.clearance import Clearance
 from telltale.domain.log import Entry, ProductLog
 from telltale.errors import InvalidInput
 from telltale.wire import field, fields
@@ -25,9 +28,9 @@ class Subscriptions:
         self._access = access
 
     async def subscribe(self, contract: Contract, request: SubscribeRequest) -> AsyncIterator[bytes]:
-        """The caller needs `subscribe`."""
-        self._access.require("subscribe", contract)
-        frames = _Frames(self._log)
+        """The caller needs `subscribe`, and to `see` every field: sealed batches are delivered whole."""
+        self._access.require_whole(contract)
+        frames = _SealedFrames(self._log)
         start = await self._start(contract.name, request)
         if start.lost is not None:
             yield await self._gap(GapReason.GAP_REASON_LOG_REPLACED, start.lost, 0)
@@ -35,12 +38,13 @@ class Subscriptions:
             yield frame
 
     async def watch(self, contract: Contract, request: WatchRequest) -> AsyncIterator[bytes]:
-        """The caller needs `subscribe`."""
+        """The caller needs `subscribe`; who may not `see` every field gets masked copies."""
         self._access.require("subscribe", contract)
+        clearance = self._access.shown(contract)
         product = contract.name
         extent = await self._log.extent(product)
         through = extent.latest
-        frames = _Frames(self._log)
+        frames: _Frames = _MaskedFrames(clearance) if clearance.masked else _SealedFrames(self._log)
         offset = 0
         while entries := await self._log.state_after(product, offset, through, _FRAME_BYTES):
             offset = entries[-1].offset
@@ -116,8 +120,14 @@ class _Start:
     lost: Position | None = None
 
 
-class _Frames:
-    """Joins entries into frames of one stream; a signer's certificates travel before its first batch."""
+class _Frames(Protocol):
+    """Joins the batches of one stream into frames."""
+
+    async def of(self, entries: Iterable[Entry]) -> bytes: ...
+
+
+class _SealedFrames:
+    """Batches as they were sealed; a signer's certificates travel before its first batch."""
 
     def __init__(self, log: ProductLog) -> None:
         self._log = log
@@ -133,3 +143,17 @@ class _Frames:
             batches.append(entry.batch)
         # Signers share their issuer.
         return fields(_CERTIFICATES, dict.fromkeys(certificates)) + fields(_BATCHES, batches)
+
+
+class _MaskedFrames:
+    """Copies for one reader. They are signed by nobody, so no certificates travel with them."""
+
+    def __init__(self, clearance: Clearance) -> None:
+        self._clearance = clearance
+
+    async def of(self, entries: Iterable[Entry]) -> bytes:
+        # Opening payloads would hold up everybody else on the loop.
+        masked = await asyncio.to_thread(
+            lambda: [self._clearance.masked_batch(entry.batch) for entry in entries]
+        )
+        return fields(_BATCHES, masked)

@@ -6,6 +6,7 @@ certificate after a renewal would carry tokens that no longer fit it.
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
@@ -17,29 +18,37 @@ from telltale.identity.tokens import LONGEST_LIFE
 
 
 class RenewingChannel(grpc.aio.Channel):
-    """Looks at each call whether the credentials are still the ones that it was made with."""
+    """Looks at each call whether credentials and trust are still those that it was made with."""
 
     def __init__(
-        self, credentials: Callable[[], Credentials], make: Callable[[Credentials], grpc.aio.Channel]
+        self,
+        credentials: Callable[[], Credentials],
+        make: Callable[[Credentials], grpc.aio.Channel],
+        trust: Callable[[], object] = lambda: None,
     ) -> None:
         self._credentials = credentials
         self._make = make
+        self._trust = trust
         self._shown = credentials()
+        self._believed = trust()
         self._current = make(self._shown)
         self._retired: dict[asyncio.Task[None], grpc.aio.Channel] = {}
         self._closed = False
 
     def current(self) -> grpc.aio.Channel:
         """The channel for the next call."""
-        credentials = self._credentials()
-        if credentials is not self._shown and not self._closed:
+        credentials, believed = self._credentials(), self._trust()
+        changed = credentials is not self._shown or believed is not self._believed
+        if changed and not self._closed:
             fresh = self._make(credentials)
-            # Streams on the old channel end with their token; nothing there outlives this.
-            old = self._current
-            closing = asyncio.create_task(old.close(LONGEST_LIFE.total_seconds()))
+            # Streams on the old channel end with their token, and the token ends with the certificate at the
+            # latest: nothing there outlives this. Without a call it closes at once.
+            old, left = self._current, self._shown.not_after - datetime.now(UTC)
+            grace = max(0.0, min(LONGEST_LIFE, left).total_seconds())
+            closing = asyncio.create_task(old.close(grace))
             self._retired[closing] = old
             closing.add_done_callback(lambda done: self._retired.pop(done, None))
-            self._shown, self._current = credentials, fresh
+            self._shown, self._believed, self._current = credentials, believed, fresh
         return self._current
 
     def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:

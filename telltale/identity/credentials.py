@@ -106,6 +106,11 @@ class Credentials:
         """Writes key and certificates, readable by the owner only. Blocks."""
         write_secret(directory / _FILE, self.key_pem + self.chain_pem)
 
+    @staticmethod
+    def remove(directory: Path) -> None:
+        """Removes what `save` wrote; the identity ends on this machine. Blocks."""
+        (directory / _FILE).unlink(missing_ok=True)
+
     @classmethod
     def load(cls, directory: Path) -> "Credentials | None":
         """Reads what `save` wrote; None when there is nothing. Blocks."""

@@ -11,7 +11,7 @@ import grpc.aio
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from telltale.api.mesh.v1 import authority_pb2, authority_pb2_grpc
-from telltale.errors import InvalidInput, TelltaleError, Unauthenticated, Unavailable
+from telltale.errors import InvalidInput, Precondition, TelltaleError, Unauthenticated, Unavailable
 from telltale.identity.credentials import Credentials
 from telltale.identity.dialling import dial
 from telltale.identity.keys import new_key, signing_request
@@ -97,7 +97,7 @@ class AuthorityClient:
         async with dial(self._enrollment, name, self._trust.root_pem) as channel:
             stub = authority_pb2_grpc.AuthorityStub(channel)
             request = authority_pb2.EnrollRequest(join_token=str(token), signing_request=signing_request(key))
-            response = await self._asked(lambda: stub.Enroll(request, timeout=_TIMEOUT), self._enrollment)
+            response = await asked(lambda: stub.Enroll(request, timeout=_TIMEOUT), self._enrollment)
         credentials = self._checked(key, response.certificates, token.spiffe_id)
         return Joined(credentials, response.authority_address, response.service_address)
 
@@ -106,14 +106,14 @@ class AuthorityClient:
         async with self._channel(credentials) as channel:
             stub = authority_pb2_grpc.AuthorityStub(channel)
             request = authority_pb2.RenewRequest(signing_request=signing_request(key))
-            response = await self._asked(lambda: stub.Renew(request, timeout=_TIMEOUT), self._authority)
+            response = await asked(lambda: stub.Renew(request, timeout=_TIMEOUT), self._authority)
         return self._checked(key, response.certificates, credentials.spiffe_id)
 
     async def token(self, credentials: Credentials, audiences: Sequence[str]) -> IssuedToken:
         async with self._channel(credentials) as channel:
             stub = authority_pb2_grpc.AuthorityStub(channel)
             request = authority_pb2.IssueTokenRequest(audiences=audiences)
-            response = await self._asked(lambda: stub.IssueToken(request, timeout=_TIMEOUT), self._authority)
+            response = await asked(lambda: stub.IssueToken(request, timeout=_TIMEOUT), self._authority)
         return _issued(response, self._authority)
 
     def _channel(self, credentials: Credentials) -> grpc.aio.Channel:
@@ -123,28 +123,35 @@ class AuthorityClient:
     def _checked(
         self, key: ec.EllipticCurvePrivateKey, certificates: Sequence[bytes], expected: SpiffeId
     ) -> Credentials:
-        """Refuses a certificate that others would refuse, where the reason can still be told."""
-        try:
-            credentials = Credentials(key, tuple(certificates))
-        except Exception as broken:  # the parser's own errors are of many types
-            raise Unavailable(
-                f"the authority of {expected} answered with no certificate for this key"
-            ) from broken
-        leaf, *issuers = credentials.certificates
-        issued = self._trust.identify(leaf, issuers, datetime.now(UTC))
-        if issued != expected:
-            raise Unauthenticated(f"the authority issued a certificate for {issued} instead of {expected}")
+        credentials = proven(self._trust, key, certificates)
+        if credentials.spiffe_id != expected:
+            raise Unauthenticated(
+                f"the authority issued a certificate for {credentials.spiffe_id} instead of {expected}"
+            )
         return credentials
 
-    async def _asked(self, call: Callable[[], Awaitable[_T]], address: str) -> _T:
-        try:
-            answer = await call()
-        except grpc.aio.AioRpcError as failed:
-            raise _translated(failed, address) from failed
-        if answer is None:
-            # gRPC's way to say that it does not parse.
-            raise Unavailable(f"the authority at {address} answered with what is no response")
-        return answer
+
+def proven(trust: Trust, key: ec.EllipticCurvePrivateKey, certificates: Sequence[bytes]) -> Credentials:
+    """Refuses a certificate that others would refuse, where the reason can still be told."""
+    try:
+        credentials = Credentials(key, tuple(certificates))
+    except Exception as broken:  # the parser's own errors are of many types
+        raise Unavailable("the authority answered with no certificate for this key") from broken
+    leaf, *issuers = credentials.certificates
+    trust.identify(leaf, issuers, datetime.now(UTC))
+    return credentials
+
+
+async def asked(call: Callable[[], Awaitable[_T]], address: str) -> _T:
+    """The authority's answer, or its refusal as this process's error."""
+    try:
+        answer = await call()
+    except grpc.aio.AioRpcError as failed:
+        raise _translated(failed, address) from failed
+    if answer is None:
+        # gRPC's way to say that it does not parse.
+        raise Unavailable(f"the authority at {address} answered with what is no response")
+    return answer
 
 
 def _issued(response: authority_pb2.IssueTokenResponse, address: str) -> IssuedToken:
@@ -166,6 +173,8 @@ def _translated(failed: grpc.aio.AioRpcError, address: str) -> TelltaleError:
             return Unauthenticated(detail)
         case grpc.StatusCode.INVALID_ARGUMENT:
             return InvalidInput(detail)
+        case grpc.StatusCode.FAILED_PRECONDITION:
+            return Precondition(detail)
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.DEADLINE_EXCEEDED:
             return Unavailable(
                 f"the authority at {address} cannot be reached or is not the one expected: {failed.details()}"

@@ -25,6 +25,7 @@ class Enrolment:
     def __init__(self, settings: IdentitySettings, authority: AuthorityClient) -> None:
         self._state = settings.state
         self._token_file = settings.join_token_file
+        self._enrollment = settings.enrollment
         self._authority = authority
 
     async def credentials(self) -> Credentials:
@@ -41,12 +42,16 @@ class Enrolment:
                     raise
         if token is None:
             raise ConfigurationError(
-                f"there is no identity in {self._state} and no join token; "
-                "set TELLTALE_JOIN_TOKEN_FILE to a file with a fresh one"
+                f"there is no identity in {self._state} and no join token; set TELLTALE_JOIN_TOKEN_FILE to a "
+                "file with a fresh one, or TELLTALE_CERTIFICATE_FILE to that of another PKI"
             )
         return await self._enroll(token)
 
     async def _enroll(self, token: JoinToken) -> Credentials:
+        if not self._enrollment:
+            raise ConfigurationError(
+                "TELLTALE_ENROLLMENT is not set; to join, a process needs its authority's enrolment port"
+            )
         key = await asyncio.to_thread(enrolling_key, self._state)
         attempt = 0
         while True:

@@ -78,6 +78,12 @@ def signing_request(key: ec.EllipticCurvePrivateKey) -> bytes:
     return request.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
 
 
+def key_sha256(key: ec.EllipticCurvePublicKey) -> bytes:
+    """SHA-256 of a public key as certificates have it (SubjectPublicKeyInfo in DER)."""
+    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(der).digest()
+
+
 def thumbprint(der: bytes) -> bytes:
     """SHA-256 of a certificate in DER."""
     return hashlib.sha256(der).digest()

@@ -39,7 +39,7 @@ async def join(
     Raises Unavailable, Unauthenticated, InvalidInput or Precondition, each with what to do.
     """
     for given in filter(None, (address, authority, service)):
-        _checked(given)
+        checked_address(given)
     root_pem = await presented_root(address, root_sha256)
     mesh = token.spiffe_id.trust_domain.partition(".")[2]
     # From here on the root is believed and nothing else is: whoever answers has to prove to be the authority.
@@ -96,10 +96,10 @@ def _known(which: str, address: str) -> str:
         raise Precondition(
             f"the authority does not know the {which}'s address; give it with --{which} HOST:PORT, once more"
         )
-    return _checked(address)
+    return checked_address(address)
 
 
-def _checked(address: str) -> str:
+def checked_address(address: str) -> str:
     """An address is host and port: other schemes of gRPC could mean a file or a directory service."""
     if not _ADDRESS.fullmatch(address):
         raise InvalidInput(f"{address[:200]!r} is no address; expected HOST:PORT")

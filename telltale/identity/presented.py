@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
 from telltale.errors import Unauthenticated, Unavailable
+from telltale.identity.credentials import dns_names_of
 
 _PATIENCE = 10.0
 # Leaf, issuing authority and roots are a few KiB; no honest handshake is longer.
@@ -22,9 +23,23 @@ async def presented_root(address: str, sha256: bytes) -> bytes:
     Nothing else of the handshake is believed and nothing is sent after it: this root has to prove
     the next connection. Raises Unavailable when nobody answers, Unauthenticated for another root.
     """
+    return _root(await _chain(address), address, sha256)
+
+
+async def presented_authority(address: str, sha256: bytes) -> tuple[bytes, tuple[str, ...]]:
+    """As `presented_root`, with the names that the server says it is.
+
+    Those are as little believed: the next connection has to prove the one that the caller chooses.
+    """
+    chain = await _chain(address)
+    root = _root(chain, address, sha256)
+    return root, dns_names_of(x509.load_der_x509_certificate(chain[0]))
+
+
+async def _chain(address: str) -> list[bytes]:
     try:
         async with asyncio.timeout(_PATIENCE):
-            chain = await _presented(address)
+            return await _presented(address)
     except TimeoutError:
         raise Unavailable(
             f"{address} does not answer; check the address and that it can be reached"
@@ -34,6 +49,9 @@ async def presented_root(address: str, sha256: bytes) -> bytes:
         raise Unavailable(
             f"no authority can be reached at {address} ({reason}); check that it is the address of enrolment"
         ) from failed
+
+
+def _root(chain: list[bytes], address: str, sha256: bytes) -> bytes:
     for der in chain:
         # Compared in constant time out of habit: the digest is no secret.
         if hmac.compare_digest(hashlib.sha256(der).digest(), sha256) and _is_root(der):

@@ -13,15 +13,16 @@ import jwt
 
 from telltale.errors import InvalidInput, Unauthenticated
 from telltale.identity.trust import Trust
-from telltale.naming import SpiffeId
+from telltale.naming import SpiffeId, check_group
 
 ALGORITHM = "ES256"
 LONGEST_LIFE = timedelta(minutes=15)
 # Clocks of two machines may differ by this much before a fresh token looks like one of the future.
 _CLOCK_SKEW = timedelta(minutes=1)
 _REMEMBERED = 10_000
-# A token names one subject and at most 16 audiences; anything longer is none of ours.
+# A token names one subject, at most 16 audiences and 32 groups; anything longer is none of ours.
 _LARGEST = 8 * 1024
+MOST_GROUPS = 32
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,22 @@ class Token:
 
     subject: SpiffeId
     expires: datetime
+    # Policy groups that the subject's authority says it belongs to.
+    groups: frozenset[str] = frozenset()
 
 
 def confirmation(thumbprint: bytes) -> str:
     """A certificate's SHA-256 as a token carries it in `cnf.x5t#S256` (RFC 8705)."""
     return base64.urlsafe_b64encode(thumbprint).rstrip(b"=").decode()
+
+
+def audiences_of(token: str) -> frozenset[str]:
+    """The trust domains that a token says it is for: whoever asks has verified it before."""
+    try:
+        named = jwt.decode(token, options={"verify_signature": False}).get("aud")
+    except (jwt.PyJWTError, ValueError, TypeError):
+        return frozenset()
+    return frozenset([named] if isinstance(named, str) else named or ())
 
 
 class TokenVerifier:
@@ -43,12 +55,17 @@ class TokenVerifier:
     def __init__(self, trust: Trust, audience: str) -> None:
         self._trust = trust
         self._audience = audience
+        self._believed = trust.bundle
         self._verified: OrderedDict[tuple[bytes, bytes | None], Token] = OrderedDict()
 
     def verify(self, token: str, thumbprint: bytes | None) -> Token:
         """Who the token speaks of. `thumbprint` is that of the certificate on the wire, and None only for a
         token whose binding a trusted forwarder has checked. Raises Unauthenticated with what to do."""
         key = (hashlib.sha256(token.encode("utf-8", "replace")).digest(), thumbprint)
+        if self._believed is not self._trust.bundle:
+            # A key that has gone vouches for nothing any more.
+            self._believed = self._trust.bundle
+            self._verified.clear()
         known = self._verified.get(key)
         if known is not None and known.expires.timestamp() > time.time():
             self._verified.move_to_end(key)
@@ -89,7 +106,7 @@ class TokenVerifier:
             raise Unauthenticated(
                 f"the token of {subject} is bound to another certificate; fetch one with the one in use"
             )
-        return Token(subject, datetime.fromtimestamp(expires, UTC))
+        return Token(subject, datetime.fromtimestamp(expires, UTC), _groups(claims))
 
     def _signed_claims(self, token: str) -> dict[str, Any]:
         """The claims of a token that its issuer signed for this audience and that has not expired."""
@@ -120,3 +137,15 @@ class TokenVerifier:
             ) from None
         except (jwt.PyJWTError, ValueError, TypeError) as refused:
             raise Unauthenticated(f"the token does not hold ({refused}); fetch a new one") from None
+
+
+def _groups(claims: dict[str, Any]) -> frozenset[str]:
+    groups = claims.get("groups", [])
+    try:
+        if not isinstance(groups, list) or len(groups) > MOST_GROUPS:
+            raise ValueError
+        return frozenset(check_group(group) for group in groups)
+    except (InvalidInput, TypeError, ValueError) as wrong:
+        raise Unauthenticated(
+            f"the token's `groups` are no list of at most {MOST_GROUPS} group names; fetch a new one"
+        ) from wrong

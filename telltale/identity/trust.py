@@ -1,6 +1,5 @@
 """Whom a process believes: the root of the mesh, and the token keys of every trust domain."""
 
-import json
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -14,13 +13,23 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import crypto
 
-from telltale.errors import ConfigurationError, InvalidInput, Unauthenticated
+from telltale.errors import InvalidInput, Unauthenticated
+from telltale.identity.bundle import (
+    JWKS_SUFFIX,
+    ROOT_FILE,
+    Bundle,
+    Look,
+    look,
+    parse_jwks,
+    parse_roots,
+    pem_of,
+)
 from telltale.identity.credentials import spiffe_id_of
 from telltale.identity.keys import thumbprint
 from telltale.naming import SpiffeId, domain_of
 
-ROOT_FILE = "root.pem"
-JWKS_SUFFIX = ".jwks.json"
+__all__ = ["JWKS_SUFFIX", "ROOT_FILE", "Trust", "chain_der", "parse_jwks"]
+
 # Chains are short and few: one leaf and one issuer per source that is alive.
 _REMEMBERED_CHAINS = 10_000
 # Leaf, issuing authority, and one more for an authority that is being replaced.
@@ -37,57 +46,90 @@ class _Proven:
 
 
 class Trust:
-    """The trust bundle of a process. What a peer or a stream says about trust never enters it."""
+    """Whom a process believes, by its trust bundle. What a peer or a stream says about trust never enters it.
+
+    A changed directory is taken up by `refresh`; any thread may ask meanwhile.
+    """
 
     def __init__(
         self, mesh: str, root_pem: bytes, token_keys: Mapping[str, Mapping[str, jwt.PyJWK]] | None = None
     ) -> None:
         self.mesh = mesh
-        self.root_pem = root_pem
-        self._token_keys = dict(token_keys or {})
-        try:
-            self._roots = x509.load_pem_x509_certificates(root_pem)
-        except ValueError as broken:
-            raise ConfigurationError("the trust bundle's root.pem holds no readable certificate") from broken
+        self._bundle = Bundle(parse_roots(root_pem, ROOT_FILE), dict(token_keys or {}))
+        self._directory: Path | None = None
+        self._seen: Look = ()
         self._proven: OrderedDict[bytes, _Proven] = OrderedDict()
         self._lock = threading.Lock()
 
     @classmethod
     def load(cls, directory: Path, mesh: str) -> "Trust":
-        """Reads `root.pem` and one `<trust domain>.jwks.json` each. Blocks."""
-        try:
-            root_pem = (directory / ROOT_FILE).read_bytes()
-            keys = {
-                path.name.removesuffix(JWKS_SUFFIX): parse_jwks(path.read_bytes(), path.name)
-                for path in sorted(directory.glob("*" + JWKS_SUFFIX))
-            }
-        except OSError as unreadable:
-            raise ConfigurationError(
-                f"cannot read the trust bundle in {directory}: {unreadable.strerror}; "
-                "copy the directory `trust` that `certs init` made"
-            ) from unreadable
-        return cls(mesh, root_pem, keys)
+        """Reads `root.pem`, and `<trust domain>.jwks.json` and `.bundle.pem` of each. Blocks."""
+        # Before it is read: what changes meanwhile is seen by the next look.
+        seen = look(directory)
+        bundle = Bundle.load(directory)
+        trust = cls(mesh, pem_of(bundle.roots))
+        trust._bundle, trust._directory, trust._seen = bundle, directory, seen
+        return trust
+
+    def refresh(self) -> bool:
+        """Takes up a directory that has changed; whether it had. Raises ConfigurationError when it is
+        broken, once for each change, and goes on with what it has. Blocks."""
+        if self._directory is None:
+            return False
+        seen = look(self._directory)
+        if seen == self._seen:
+            return False
+        self._seen = seen
+        bundle = Bundle.load(self._directory)
+        with self._lock:
+            self._bundle = bundle
+            # What led to a root that has gone is believed no more.
+            self._proven.clear()
+        return True
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle of the moment: another object as soon as it has changed."""
+        return self._bundle
+
+    @property
+    def root_pem(self) -> bytes:
+        """The roots of the mesh."""
+        return pem_of(self._bundle.roots)
+
+    def roots_for(self, server_name: str) -> bytes:
+        """The roots, in PEM, that a server of this name may lead to: those that speak for its trust domain.
+
+        Of a trust domain's own roots a handshake asks nothing but the name. Believed for every server, they
+        could pass themselves off as any.
+        """
+        return pem_of(self._bundle.roots_of(server_name.partition(".")[2]))
+
+    @property
+    def all_roots_pem(self) -> bytes:
+        """For a server's handshake, which knows no trust domains. `identify` decides afterwards."""
+        return pem_of(self._bundle.all_roots)
 
     @property
     def trust_domains(self) -> frozenset[str]:
         """The trust domains whose tokens can be checked here."""
-        return frozenset(self._token_keys)
+        return frozenset(self._bundle.token_keys)
 
     def token_keys(self, trust_domain: str) -> Mapping[str, jwt.PyJWK]:
         """The public token keys of a trust domain by key id; raises Unauthenticated when it is unknown."""
         try:
-            return self._token_keys[trust_domain]
+            return self._bundle.token_keys[trust_domain]
         except KeyError:
             raise Unauthenticated(
                 f"the trust domain {trust_domain[:200]!r} is not in this process's trust bundle; "
-                f"add its {JWKS_SUFFIX} file and start again"
+                f"add its {JWKS_SUFFIX} file"
             ) from None
 
     def identify(self, leaf_der: bytes, intermediates: Sequence[bytes], at: datetime) -> SpiffeId:
         """Whose certificate this is, given that its chain was valid at that time.
 
-        Raises Unauthenticated when the chain does not lead to the root, breaks the name
-        constraints of its issuer, was not valid at `at`, or names not exactly one SPIFFE ID.
+        Raises Unauthenticated when the chain leads to no root that may speak for its trust domain,
+        breaks the name constraints of its issuer, was not valid at `at`, or names not exactly one SPIFFE ID.
         """
         identity = thumbprint(b"".join(thumbprint(der) for der in (leaf_der, *intermediates)))
         with self._lock:
@@ -95,24 +137,28 @@ class Trust:
             if proven is not None and proven.not_before <= at <= proven.not_after:
                 self._proven.move_to_end(identity)
                 return proven.spiffe_id
-        proven = self._prove(leaf_der, intermediates, at)
+        bundle = self._bundle
+        proven = self._prove(bundle, leaf_der, intermediates, at)
         with self._lock:
-            self._proven[identity] = proven
+            if self._bundle is bundle:
+                self._proven[identity] = proven
             if len(self._proven) > _REMEMBERED_CHAINS:
                 self._proven.popitem(last=False)
         return proven.spiffe_id
 
-    def vouches_for(self, authority: x509.Certificate) -> bool:
-        """Whether a root has signed this certificate of an authority, at whatever time."""
-        for root in self._roots:
+    def root_of(self, certificate: x509.Certificate) -> x509.Certificate | None:
+        """The root that has signed this certificate, at whatever time and whomever it may speak for."""
+        for root in self._bundle.all_roots:
             try:
-                authority.verify_directly_issued_by(root)
+                certificate.verify_directly_issued_by(root)
             except (ValueError, TypeError, InvalidSignature):
                 continue
-            return True
-        return False
+            return root
+        return None
 
-    def _prove(self, leaf_der: bytes, intermediates: Sequence[bytes], at: datetime) -> _Proven:
+    def _prove(
+        self, bundle: Bundle, leaf_der: bytes, intermediates: Sequence[bytes], at: datetime
+    ) -> _Proven:
         if len(intermediates) >= _LONGEST_CHAIN:
             raise Unauthenticated(
                 f"a chain of {len(intermediates) + 1} certificates is too long; enrol again"
@@ -120,9 +166,18 @@ class Trust:
         try:
             leaf = x509.load_der_x509_certificate(leaf_der)
             others = [x509.load_der_x509_certificate(der) for der in intermediates]
+        except ValueError as broken:
+            raise Unauthenticated("the certificate cannot be read; enrol for a new one") from broken
+        spiffe_id = spiffe_id_of(leaf)
+        try:
+            domain_of(spiffe_id.trust_domain, self.mesh)
+        except InvalidInput as foreign:
+            raise Unauthenticated(str(foreign)) from foreign
+        try:
             # OpenSSL checks URI name constraints, and at any time; cryptography's own verifier does neither.
             store = crypto.X509Store()
-            for root in self._roots:
+            # Only these: a root that a trust domain brings along has no name constraints of ours.
+            for root in bundle.roots_of(spiffe_id.trust_domain):
                 store.add_cert(crypto.X509.from_cryptography(root))
             store.set_flags(crypto.X509StoreFlags.X509_STRICT)
             store.set_time(at)
@@ -140,11 +195,6 @@ class Trust:
             raise Unauthenticated("the certificate cannot be read; enrol for a new one") from broken
         if _is_authority(leaf):
             raise Unauthenticated("an authority's certificate is nobody's identity; use a leaf")
-        spiffe_id = spiffe_id_of(leaf)
-        try:
-            domain_of(spiffe_id.trust_domain, self.mesh)
-        except InvalidInput as foreign:
-            raise Unauthenticated(str(foreign)) from foreign
         return _Proven(
             spiffe_id,
             max(certificate.not_valid_before_utc for certificate in chain),
@@ -157,18 +207,6 @@ def _is_authority(certificate: x509.Certificate) -> bool:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except x509.ExtensionNotFound:
         return False
-
-
-def parse_jwks(data: bytes, origin: str) -> dict[str, jwt.PyJWK]:
-    """Reads the public token keys of a trust domain, by key id. Only ES256 keys are taken."""
-    try:
-        entries = json.loads(data)["keys"]
-        keys = {entry["kid"]: jwt.PyJWK(entry, algorithm="ES256") for entry in entries}
-        if any(entry.get("kty") != "EC" or entry.get("crv") != "P-256" or "d" in entry for entry in entries):
-            raise ValueError("not a public P-256 key")
-    except (ValueError, KeyError, TypeError, jwt.PyJWTError) as broken:
-        raise ConfigurationError(f"{origin} holds no readable JWK set of public P-256 keys") from broken
-    return keys
 
 
 def chain_der(pem: bytes) -> tuple[bytes, ...]:

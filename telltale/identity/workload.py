@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Never
 
 import grpc
 import grpc.aio
@@ -13,16 +14,19 @@ import structlog
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from telltale.errors import Unavailable
+from telltale.errors import ConfigurationError, Unavailable
 from telltale.identity.channel import RenewingChannel
 from telltale.identity.credentials import Credentials
 from telltale.identity.dialling import backoff, dial
 from telltale.identity.enrolment import AuthorityClient, IssuedToken, Issuer
+from telltale.identity.files import CertificateFiles
 from telltale.identity.joining import Enrolment
 from telltale.identity.trust import Trust
 from telltale.naming import SpiffeId
 from telltale.settings import IdentitySettings
 
+# How soon a changed trust bundle is taken up.
+_TRUST_SECONDS = 1.0
 # A workload calls a handful of domains; a table of more would be a mistake of the caller.
 _MOST_TOKENS = 256
 
@@ -41,12 +45,21 @@ class Workload:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(cls, settings: IdentitySettings) -> "AsyncIterator[Workload]":
-        """Loads the identity from the state directory or enrols with the join token, and keeps it alive."""
+        """Loads the identity from the state directory or enrols with the join token, and keeps it alive.
+
+        Where another PKI writes it into files, it is theirs that is followed.
+        """
         trust = await asyncio.to_thread(Trust.load, settings.trust, settings.mesh)
-        authority = AuthorityClient(trust, settings.authority, settings.enrollment)
-        enrolment = Enrolment(settings, authority)
-        me = cls(await enrolment.credentials(), trust, authority)
-        async with me.renewing(settings.state, enrolment):
+        authority = AuthorityClient(trust, settings.authority, settings.enrollment or "")
+        files = _files(settings, trust)
+        if files is not None:
+            me = cls(await files.first(), trust, authority)
+            keeping = me._kept(me._follow_files(files))
+        else:
+            enrolment = Enrolment(settings, authority)
+            me = cls(await enrolment.credentials(), trust, authority)
+            keeping = me.renewing(settings.state, enrolment)
+        async with keeping:
             yield me
 
     @property
@@ -59,6 +72,10 @@ class Workload:
 
     async def token(self, *audiences: str) -> str:
         """A token for the services of these trust domains, bound to the present certificate."""
+        return (await self.issued_token(*audiences)).text
+
+    async def issued_token(self, *audiences: str) -> IssuedToken:
+        """As `token`, with the time when it ends."""
         while True:
             credentials = self._credentials
             key = (credentials.thumbprint, tuple(sorted(set(audiences))))
@@ -67,39 +84,38 @@ class Workload:
                 if len(self._tokens) >= _MOST_TOKENS:
                     self._tokens.clear()
                 held = self._tokens[key] = _HeldToken()
-            text = await held.text(self._issuer, credentials, key[1])
+            issued = await held.get(self._issuer, credentials, key[1])
             # A renewal in between left a token bound to a certificate that new channels no longer show.
             if credentials is self._credentials:
-                return text
+                return issued
 
     def channel(self, address: str, server_name: str) -> grpc.aio.Channel:
         """A channel to the server that proves `server_name`; each call shows the present certificate."""
         return RenewingChannel(
             lambda: self._credentials,
-            lambda credentials: dial(address, server_name, self.trust.root_pem, credentials),
+            lambda credentials: dial(address, server_name, self.trust.roots_for(server_name), credentials),
+            lambda: self.trust.bundle,
         )
 
     def server_credentials(self, *, require_client: bool = True) -> grpc.ServerCredentials:
         """TLS for a server, which shows the certificate of the moment to every new connection.
 
-        A server for strangers shows the root too: they know it by its SHA-256 alone.
+        A server for strangers shows the roots too: they know theirs by its SHA-256 alone.
         """
-        beside = b"" if require_client else self.trust.root_pem
         lock = threading.Lock()
-        shown = self._credentials
+        shown, believed = self._credentials, self.trust.bundle
 
         def fetch() -> grpc.ServerCertificateConfiguration | None:
             # gRPC calls this on a thread of its own at every handshake; None means unchanged.
-            nonlocal shown
+            nonlocal shown, believed
             with lock:
-                current = self._credentials
-                if current is shown:
+                if self._credentials is shown and self.trust.bundle is believed:
                     return None
-                shown = current
-                return self._server_configuration(current, beside)
+                shown, believed = self._credentials, self.trust.bundle
+                return self._server_configuration(shown, strangers=not require_client)
 
         return grpc.dynamic_ssl_server_credentials(
-            self._server_configuration(shown, beside),
+            self._server_configuration(shown, strangers=not require_client),
             fetch,  # type: ignore[arg-type]  # the stubs do not know that None is allowed
             require_client_authentication=require_client,
         )
@@ -109,23 +125,34 @@ class Workload:
         return self._credentials.key.sign(data, ec.ECDSA(hashes.SHA256()))
 
     def _server_configuration(
-        self, credentials: Credentials, beside: bytes
+        self, credentials: Credentials, *, strangers: bool
     ) -> grpc.ServerCertificateConfiguration:
+        beside = self.trust.root_pem if strangers else b""
         return grpc.ssl_server_certificate_configuration(
-            [(credentials.key_pem, credentials.chain_pem + beside)], root_certificates=self.trust.root_pem
+            [(credentials.key_pem, credentials.chain_pem + beside)],
+            root_certificates=self.trust.all_roots_pem,
         )
 
     @contextlib.asynccontextmanager
     async def renewing(
         self, state: Path | None = None, enrolment: Enrolment | None = None
     ) -> AsyncIterator[None]:
-        """Keeps the credentials fresh while the body runs."""
-        task = asyncio.create_task(self._renew_for_ever(state, enrolment), name="certificate renewal")
+        """Keeps the credentials fresh, and follows the trust bundle, while the body runs."""
+        async with self._kept(self._renew_for_ever(state, enrolment)):
+            yield
+
+    @contextlib.asynccontextmanager
+    async def _kept(self, keeping: Coroutine[None, None, None]) -> AsyncIterator[None]:
+        tasks = (
+            asyncio.create_task(keeping, name="certificate renewal"),
+            asyncio.create_task(follow(self.trust), name="trust bundle"),
+        )
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _renew_for_ever(self, state: Path | None, enrolment: Enrolment | None) -> None:
         attempt = 0
@@ -149,6 +176,16 @@ class Workload:
                     error=str(failed) or type(failed).__name__,
                 )
 
+    async def _follow_files(self, files: CertificateFiles) -> None:
+        while True:
+            self._credentials = await files.next(self._credentials)
+            self._tokens.clear()
+            _log.info(
+                "certificate replaced",
+                spiffe_id=str(self.spiffe_id),
+                not_after=self._credentials.not_after.isoformat(),
+            )
+
     def _until_renewal(self) -> float:
         """Seconds until half of the certificate's life is over."""
         life = self._credentials.not_after - self._credentials.not_before
@@ -166,6 +203,29 @@ class Workload:
         self._tokens.clear()
 
 
+def _files(settings: IdentitySettings, trust: Trust) -> CertificateFiles | None:
+    certificate, key = settings.certificate_file, settings.key_file
+    if certificate is not None and key is not None:
+        return CertificateFiles(certificate, key, trust)
+    if certificate is not None or key is not None:
+        raise ConfigurationError(
+            "TELLTALE_CERTIFICATE_FILE and TELLTALE_KEY_FILE belong together; set both, or neither to enrol"
+        )
+    return None
+
+
+async def follow(trust: Trust) -> Never:
+    """Takes up each change of the trust bundle's directory, until cancelled."""
+    while True:
+        await asyncio.sleep(_TRUST_SECONDS)
+        try:
+            if await asyncio.to_thread(trust.refresh):
+                _log.info("trust bundle changed", trust_domains=sorted(trust.trust_domains))
+        except Exception as broken:
+            # Whatever it is, the bundle that was read before goes on holding.
+            _log.error("changed trust bundle refused; the one before stays", error=str(broken))
+
+
 class _HeldToken:
     """One token, fetched anew at half of its life, once for all who wait for it."""
 
@@ -174,7 +234,7 @@ class _HeldToken:
         self._issued: IssuedToken | None = None
         self._fresh_until = datetime.min.replace(tzinfo=UTC)
 
-    async def text(self, issuer: Issuer, credentials: Credentials, audiences: tuple[str, ...]) -> str:
+    async def get(self, issuer: Issuer, credentials: Credentials, audiences: tuple[str, ...]) -> IssuedToken:
         async with self._lock:
             now = datetime.now(UTC)
             if self._issued is None or now >= self._fresh_until:
@@ -185,4 +245,4 @@ class _HeldToken:
                     # A short outage of the authority stops nobody whose token still holds.
                     if self._issued is None or now >= self._issued.expires - timedelta(seconds=1):
                         raise
-            return self._issued.text
+            return self._issued

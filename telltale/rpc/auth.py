@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 from cryptography import x509
 
+from telltale.audit import place_of
 from telltale.errors import Unauthenticated
 from telltale.identity.keys import thumbprint
 from telltale.identity.tokens import TokenVerifier
@@ -38,6 +39,10 @@ class Caller:
     expires: datetime
     # The peer's leaf in DER.
     peer_certificate: bytes
+    # Policy groups of the principal, by its own authority's word.
+    groups: frozenset[str] = frozenset()
+    # IP address that the peer calls from.
+    address: str = ""
 
     def __repr__(self) -> str:
         return f"Caller({self.principal} by {self.peer} until {self.expires:%H:%M:%S})"
@@ -52,6 +57,12 @@ def caller() -> Caller:
         return _caller.get()
     except LookupError:
         raise Unauthenticated("this is no authenticated call") from None
+
+
+def on_the_wire() -> tuple[str, str]:
+    """The peer of the running call and its address, for a record of it; empty where nobody calls."""
+    known = _caller.get(None)
+    return (str(known.peer), known.address) if known is not None else ("", "")
 
 
 def set_caller(known: Caller) -> None:
@@ -74,7 +85,7 @@ class CertificateAuthenticator:
     async def authenticate(self, context: Context) -> Caller:
         certificate, peer = _peer(context, self._trust)
         expires = x509.load_der_x509_certificate(certificate).not_valid_after_utc
-        return Caller(peer, peer, "", expires, certificate)
+        return Caller(peer, peer, "", expires, certificate, address=place_of(context.peer()))
 
 
 class Authenticator:
@@ -87,6 +98,13 @@ class Authenticator:
 
     async def authenticate(self, context: Context) -> Caller:
         certificate, peer = _peer(context, self._trust)
+        try:
+            return self._known(context, certificate, peer)
+        except Unauthenticated as refused:
+            refused.peer = str(peer)
+            raise
+
+    def _known(self, context: Context, certificate: bytes, peer: SpiffeId) -> Caller:
         metadata = tuple(context.invocation_metadata() or ())
         bearer = _only(metadata, AUTHORIZATION)
         if bearer is None or not bearer.lower().startswith(_BEARER):
@@ -99,15 +117,16 @@ class Authenticator:
             raise Unauthenticated(
                 f"the token is for {token.subject} and the certificate for {peer}; use your own"
             )
+        address = place_of(context.peer())
         forwarded = _only(metadata, ON_BEHALF_OF)
         if forwarded is None:
-            return Caller(peer, peer, text, token.expires, certificate)
+            return Caller(peer, peer, text, token.expires, certificate, token.groups, address)
         if peer not in self._forwarders:
             raise Unauthenticated(f"{peer} may not speak for others; call without `{ON_BEHALF_OF}`")
         # The forwarder has checked on its own wire that this token belongs to the certificate of its caller.
         behalf = self._tokens.verify(forwarded.strip(), None)
         expires = min(token.expires, behalf.expires)
-        return Caller(behalf.subject, peer, forwarded.strip(), expires, certificate)
+        return Caller(behalf.subject, peer, forwarded.strip(), expires, certificate, behalf.groups, address)
 
 
 def _peer(context: Context, trust: Trust) -> tuple[bytes, SpiffeId]:
@@ -120,7 +139,11 @@ def _peer(context: Context, trust: Trust) -> tuple[bytes, SpiffeId]:
         raise Unauthenticated("no client certificate; connect with the one of your identity")
     # OpenSSL's habit decides whether the chain repeats the leaf.
     issuers = tuple(der for der in _der(_first(seen.get("x509_pem_cert_chain", ()))) if der != leaf[0])
-    return leaf[0], trust.identify(leaf[0], issuers, datetime.now(UTC))
+    try:
+        return leaf[0], trust.identify(leaf[0], issuers, datetime.now(UTC))
+    except Unauthenticated as refused:
+        refused.claimed = ", ".join(name.decode("ascii", "replace") for name in seen.get("peer_uri", ()))
+        raise
 
 
 # The same few peers call again and again.

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import TypeVar
 
 import grpc.aio
@@ -22,14 +23,30 @@ __all__ = [
     "call_metadata",
     "calling",
     "status_error",
+    "stream_metadata",
     "uncancelled",
 ]
+
+# Share of a token's remaining life after which the stream that it opened is opened anew.
+_STREAM_SHARE = 0.5
+# Whatever the authority hands out: a stream that is renewed at once must not become a busy loop.
+_SHORTEST_STREAM = 0.2
 
 
 async def call_metadata(me: Workload, audience: str, *others: str) -> tuple[tuple[str, str], ...]:
     """Metadata of one call to the services of `audience`. A call that will be forwarded names the trust
     domains behind the first one too. Fetch it anew for every call: it ends after 15 minutes."""
     return (("authorization", f"Bearer {await me.token(audience, *others)}"),)
+
+
+async def stream_metadata(
+    me: Workload, audience: str, *others: str
+) -> tuple[tuple[tuple[str, str], ...], float]:
+    """As `call_metadata`, for a stream; and after how many seconds to open the next one. The server would
+    end this one with its token, so half of what is left of it is room for doing so."""
+    issued = await me.issued_token(audience, *others)
+    left = (issued.expires - datetime.now(UTC)).total_seconds()
+    return (("authorization", f"Bearer {issued.text}"),), max(_SHORTEST_STREAM, left * _STREAM_SHARE)
 
 
 @contextlib.contextmanager

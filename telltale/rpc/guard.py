@@ -15,11 +15,14 @@ import structlog
 from google.protobuf.message import DecodeError
 from opentelemetry import metrics
 
+from telltale.audit import UNRECORDED, Auditor, Decision, place_of
 from telltale.errors import InvalidInput, TelltaleError, Unauthenticated, Unavailable
-from telltale.rpc.auth import CallAuthenticator, Context, set_caller
+from telltale.rpc.auth import CallAuthenticator, Caller, Context, set_caller
 from telltale.rpc.status import code_of
 
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+# What is asked for by every call, before anything else.
+AUTHENTICATE = "authenticate"
 # A proxy serves whatever method a peer names; metrics must not grow with what peers invent.
 _MOST_METHODS = 500
 _OTHER_METHODS = "other"
@@ -39,8 +42,9 @@ Decode = Callable[[bytes], Any] | None
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
     """Wraps all four shapes of handlers, a proxy's raw ones too. Without authenticator, for strangers."""
 
-    def __init__(self, authenticator: CallAuthenticator | None) -> None:
+    def __init__(self, authenticator: CallAuthenticator | None, auditor: Auditor = UNRECORDED) -> None:
         self.authenticator = authenticator
+        self.auditor = auditor
         self._streams: set[_Deadline] = set()
         self._methods: set[str] = set()
 
@@ -174,6 +178,8 @@ class _Call:
         self._guard = guard
         self._method = method
         self._context = context
+        self._known: Caller | None = None
+        self._expired = Unauthenticated("token expired, resume from cursor")
         self.deadline = _Deadline()
 
     async def admit(self, *, stream: bool) -> None:
@@ -181,9 +187,10 @@ class _Call:
         if self._guard.authenticator is not None and self._method != HEALTH_CHECK:
             known = await self._guard.authenticator.authenticate(self._context)
             set_caller(known)
+            self._known = known
             if stream:
                 left = (known.expires - datetime.now(UTC)).total_seconds()
-                self.deadline.end(Unauthenticated("token expired, resume from cursor"), max(0.0, left))
+                self.deadline.end(self._expired, max(0.0, left))
         if stream:
             self._guard._streams.add(self.deadline)
 
@@ -196,6 +203,8 @@ class _Call:
         self._guard._streams.discard(self.deadline)
         code = self._outcome(error)
         _calls.add(1, {"rpc.method": self._guard.label(self._method), "rpc.response.status_code": code.name})
+        if isinstance(error, Unauthenticated):
+            self._record(error)
         if isinstance(error, TelltaleError) and code is not grpc.StatusCode.INTERNAL:
             await self._context.abort(code, str(error))
         if isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
@@ -205,6 +214,24 @@ class _Call:
                 await self._context.abort(code, f"{self._method} is not served here")
             await self._fail(error)
         return False
+
+    def _record(self, refused: Unauthenticated) -> None:
+        """Tells of a caller whom this server does not know, or no longer."""
+        # A stream that ends with its token is no refusal. Strangers have their own port, which tells of them.
+        if refused is self._expired or self._guard.authenticator is None:
+            return
+        known = self._known
+        peer = str(known.peer) if known is not None else refused.peer
+        self._guard.auditor.record(
+            Decision(
+                action=AUTHENTICATE,
+                allowed=False,
+                principal=peer or refused.claimed,
+                reason=f"{refused} ({self._guard.label(self._method)})",
+                peer=peer,
+                address=place_of(self._context.peer()),
+            )
+        )
 
     def _outcome(self, error: BaseException | None) -> grpc.StatusCode:
         if error is None or isinstance(error, grpc.aio.AbortError):

@@ -11,9 +11,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic import Field
 
 from telltale.errors import TelltaleError
+from telltale.identity.bundle import Bundle, pem_of
 from telltale.identity.credentials import Credentials
 from telltale.identity.dialling import dial
-from telltale.identity.trust import ROOT_FILE
+from telltale.identity.files import read_pair
 from telltale.settings import Settings
 
 _TIMEOUT = 5.0
@@ -26,6 +27,14 @@ class ProbeSettings(Settings):
     state: Path | None = Field(
         None, description="Directory of the process; without it only an enrolment port answers."
     )
+    certificate_file: Path | None = Field(None, description="Certificate of another PKI instead, in PEM.")
+    key_file: Path | None = Field(None, description="Private key of that certificate.")
+
+    def credentials(self) -> Credentials | None:
+        """What the process shows too. Blocks."""
+        if self.certificate_file is not None and self.key_file is not None:
+            return read_pair(self.certificate_file, self.key_file)
+        return Credentials.load(self.state) if self.state is not None else None
 
 
 async def check(address: str, server_name: str, root_pem: bytes, credentials: Credentials | None) -> str:
@@ -44,8 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         settings = ProbeSettings.read()
-        credentials = Credentials.load(settings.state) if settings.state is not None else None
-        root_pem = (settings.trust / ROOT_FILE).read_bytes()
+        credentials = settings.credentials()
+        trust_domain = options.server_name.partition(".")[2]
+        root_pem = pem_of(Bundle.load(settings.trust).roots_of(trust_domain))
         status = asyncio.run(check(options.address, options.server_name, root_pem, credentials))
     except (TelltaleError, OSError) as wrong:
         print(f"{options.server_name}: cannot be probed: {wrong}", file=sys.stderr)

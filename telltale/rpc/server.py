@@ -7,6 +7,7 @@ import grpc.aio
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from telltale.audit import UNRECORDED, Auditor
 from telltale.errors import ConfigurationError
 from telltale.identity.dialling import LARGEST_MESSAGE, LARGEST_METADATA
 from telltale.identity.tokens import LONGEST_LIFE
@@ -49,15 +50,17 @@ async def serving(
     authenticator: CallAuthenticator | None,
     add: Callable[[grpc.aio.Server], None],
     *,
+    auditor: Auditor = UNRECORDED,
     grace: float = _GRACE,
 ) -> AsyncIterator[int]:
     """Serves what `add` adds on `listen` (host:port, port 0 for any) while the body runs; yields the port.
 
-    Without an authenticator peers need no certificate: only enrolment is served like that.
+    Without an authenticator peers need no certificate: only enrolment is served like that. The auditor is
+    told of every caller whom the authenticator does not know.
     Handlers that stream responses should be async generators. Those that a client streams to
     send their initial metadata as soon as they have decided to go on, because clients wait for it.
     """
-    guard = Guard(authenticator)
+    guard = Guard(authenticator, auditor)
     server = grpc.aio.server(
         interceptors=[guard], options=SERVER_OPTIONS, maximum_concurrent_rpcs=_MOST_CALLS
     )

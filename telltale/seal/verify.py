@@ -34,6 +34,10 @@ MAX_FUTURE = timedelta(minutes=5)
 # Certificates that a verifier remembers: leaves of a large fleet over a few renewals.
 _MAX_CERTIFICATES = 50_000
 _MAX_CERTIFICATE_BYTES = 8 << 10
+# Authorities between a leaf and its root.
+_MAX_ISSUERS = 2
+# Authorities that one root vouches for: one a domain, or those of somebody else's PKI.
+_MAX_AUTHORITIES = 1_000
 # Generations of one issuing authority that the batches of a long history name.
 _MAX_GENERATIONS = 16
 # Declarations of one header: a reader's work on it stays small.
@@ -50,6 +54,14 @@ class _Signer:
     certificates: tuple[bytes, ...]
     not_before: datetime
     not_after: datetime
+
+
+@dataclass(frozen=True)
+class _Path:
+    """From a certificate, which is not in it, to a root, of which it holds the SHA-256."""
+
+    issuers: tuple[x509.Certificate, ...]
+    root: bytes
 
 
 def open_header(batch: SealedBatch) -> Header:
@@ -98,8 +110,11 @@ class Verifier:
 
     def __init__(self, trust: Trust) -> None:
         self._trust = trust
+        self._believed = trust.bundle
         self._certificates: OrderedDict[bytes, bytes] = OrderedDict()
-        self._authorities: dict[bytes, list[x509.Certificate]] = {}
+        # By the root that they lead to, so that nobody whom one root vouches for crowds out those of another;
+        # then by subject, whose generations share it.
+        self._authorities: dict[bytes, OrderedDict[bytes, list[x509.Certificate]]] = {}
         self._signers: OrderedDict[bytes, _Signer] = OrderedDict()
 
     def learn(self, certificates: Iterable[bytes]) -> None:
@@ -109,6 +124,7 @@ class Verifier:
         certificates crowds out those of others.
         """
         leaves: list[tuple[bytes, x509.Certificate]] = []
+        authorities: list[tuple[bytes, x509.Certificate]] = []
         for der in certificates:
             if len(der) > _MAX_CERTIFICATE_BYTES or sha256(der) in self._certificates:
                 continue
@@ -116,15 +132,20 @@ class Verifier:
                 certificate = x509.load_der_x509_certificate(der)
             except ValueError:
                 continue
-            if not _is_authority(certificate):
-                leaves.append((der, certificate))
-            elif self._trust.vouches_for(certificate):
-                generations = self._authorities.setdefault(certificate.subject.public_bytes(), [])
-                generations.append(certificate)
+            (authorities if _is_authority(certificate) else leaves).append((der, certificate))
+        # A certificate comes before its issuer: from the end each leads to one that is known.
+        for der, authority in reversed(authorities):
+            path = self._path(authority)
+            if path is not None:
+                known = self._authorities.setdefault(path.root, OrderedDict())
+                generations = known.setdefault(authority.subject.public_bytes(), [])
+                generations.append(authority)
                 del generations[:-_MAX_GENERATIONS]
+                while len(known) > _MAX_AUTHORITIES:
+                    known.popitem(last=False)
                 self._remember(der)
         for der, leaf in leaves:
-            if self._issuers_of(leaf):
+            if self._path(leaf) is not None:
                 self._remember(der)
 
     def _remember(self, der: bytes) -> None:
@@ -162,6 +183,10 @@ class Verifier:
         return signer.certificates if signer is not None else ()
 
     def _signer(self, thumbprint: bytes, at: datetime) -> _Signer:
+        if self._believed is not self._trust.bundle:
+            # What led to a root that has gone is believed no more.
+            self._believed = self._trust.bundle
+            self._signers.clear()
         known = self._signers.get(thumbprint)
         if known is not None and known.not_before <= at <= known.not_after:
             self._signers.move_to_end(thumbprint)
@@ -171,7 +196,8 @@ class Verifier:
             raise _signature(f"the signer's certificate {thumbprint.hex()[:16]} did not come with the batch")
         try:
             leaf = x509.load_der_x509_certificate(der)
-            issuers = self._issuers_of(leaf)
+            path = self._path(leaf)
+            issuers = path.issuers if path is not None else ()
             encoded = [issuer.public_bytes(Encoding.DER) for issuer in issuers]
             spiffe_id = self._trust.identify(der, encoded, at)
         except (Unauthenticated, InvalidInput, ValueError) as wrong:
@@ -192,15 +218,25 @@ class Verifier:
             self._signers.popitem(last=False)
         return signer
 
-    def _issuers_of(self, leaf: x509.Certificate) -> tuple[x509.Certificate, ...]:
-        """The one generation of its authority that signed a leaf; empty when none did."""
-        for authority in reversed(self._authorities.get(leaf.issuer.public_bytes(), ())):
-            try:
-                leaf.verify_directly_issued_by(authority)
-            except (ValueError, TypeError, InvalidSignature):
-                continue
-            return (authority,)
-        return ()
+    def _path(self, certificate: x509.Certificate, most: int = _MAX_ISSUERS) -> _Path | None:
+        """The generations of authorities between a certificate and a root; None when it leads to none."""
+        issuer = certificate.issuer.public_bytes()
+        if most:
+            for authorities in self._authorities.values():
+                for authority in reversed(authorities.get(issuer, ())):
+                    above = self._path(authority, most - 1) if _signed(certificate, authority) else None
+                    if above is not None:
+                        return _Path((authority, *above.issuers), above.root)
+        root = self._trust.root_of(certificate)
+        return _Path((), root.fingerprint(hashes.SHA256())) if root is not None else None
+
+
+def _signed(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def _is_authority(certificate: x509.Certificate) -> bool:

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 
 import grpc
 import structlog
@@ -25,7 +24,7 @@ from telltale.api.mesh.v1.schemas_pb2_grpc import SchemasStub
 from telltale.errors import TelltaleError
 from telltale.identity.workload import Workload
 from telltale.naming import server_name
-from telltale.rpc.client import answered, backoff, call_metadata
+from telltale.rpc.client import answered, backoff, call_metadata, stream_metadata
 from telltale.seal.sealing import sha256
 from telltale.source.rows import Spooled
 from telltale.source.spool import Resealer, Spool, reason_name
@@ -37,8 +36,6 @@ _MESSAGE_BYTES = 256 << 10
 _MESSAGE_BATCHES = 256
 # Batches that may wait for their acks: bounds what is sent again after a break.
 _WINDOW = 1_024
-# A stream is opened anew well before its token, of 15 minutes at most, expires.
-_STREAM_LIFE = timedelta(minutes=6)
 _CALL_SECONDS = 10.0
 # The end of the year 9999 in Unix milliseconds: no honest domain knows a chain that began later, and a chain
 # that did could never begin anew.
@@ -58,6 +55,10 @@ _Key = tuple[str, int, int]
 
 class _Retry(Exception):
     """The stream has to be opened again."""
+
+
+class _Contested(_Retry):
+    """Another holder of this identity has begun later chains."""
 
 
 @dataclass
@@ -124,9 +125,12 @@ class Pusher:
                 attempt = 0
                 continue
             except* (aio.AioRpcError, TelltaleError, _Retry, TimeoutError) as broken:
-                # Progress since the last attempt makes the next one an ordinary reconnect.
-                attempt = 0 if self.last_ack != before else attempt + 1
-                log.info("push interrupted", service=self._address, reason=_reason(broken))
+                # Progress since the last attempt makes the next one an ordinary reconnect. Two holders of one
+                # identity both make progress, in turns: they must not make turns as fast as they can.
+                contested = broken.subgroup(_Contested) is not None
+                attempt = 0 if self.last_ack != before and not contested else attempt + 1
+                level = log.warning if contested else log.info
+                level("push interrupted", service=self._address, reason=_reason(broken))
             finally:
                 self._spool.release()
             self._unreachable.set()
@@ -136,8 +140,9 @@ class Pusher:
         name = server_name("service", self._trust_domain)
         channel = self._me.channel(self._address, name)
         try:
-            metadata = await call_metadata(self._me, self._trust_domain)
             stub = IngestStub(channel)
+            # Fetched anew for each call: the channel shows the certificate of the moment, the token is its.
+            metadata = await call_metadata(self._me, self._trust_domain)
             known = answered(
                 await stub.Chains(ChainsRequest(), metadata=metadata, timeout=_CALL_SECONDS), self._address
             )
@@ -145,16 +150,22 @@ class Pusher:
             renewed = await self._spool.rechain(heads, time.time_ns() // 1_000_000, self._reseal)
             if renewed:
                 log.warning("chains start anew above what the domain knows", products=renewed)
+            late = await self._spool.reseal_late(self._reseal)
+            if late:
+                log.info("sealed again what was sealed without a valid certificate", products=late)
             schemas = SchemasStub(channel)
             for data in self._schemas.values():
                 request = RegisterSchemaRequest(file_descriptor_set=data)
+                metadata = await call_metadata(self._me, self._trust_domain)
                 try:
                     await schemas.Register(request, metadata=metadata, timeout=_CALL_SECONDS)
                 except aio.AioRpcError as refused:
                     if refused.code() not in _SCHEMA_REFUSED:
                         raise
                     log.warning("schema refused", service=self._address, reason=refused.details())
-            await self._push(stub, metadata)
+            # One stream after another, each with its own token. What was held back needs its schema first.
+            while not await self._push(stub):
+                self._spool.release()
         finally:
             await channel.close(None)
 
@@ -167,9 +178,11 @@ class Pusher:
         }
         return list(found.values())
 
-    async def _push(self, stub: IngestStub, metadata: tuple[tuple[str, str], ...]) -> None:
+    async def _push(self, stub: IngestStub) -> frozenset[str]:
+        """Pushes on one stream, which ends before its token does; returns the products that it held back."""
         stream = _Stream()
         stream.room.set()
+        metadata, seconds = await stream_metadata(self._me, self._trust_domain)
         call = stub.Push(metadata=metadata)
         try:
             # A server that refuses the call ends it before its initial metadata; written to earlier,
@@ -178,16 +191,19 @@ class Pusher:
                 await call.initial_metadata()
             self._unreachable.clear()
             async with asyncio.TaskGroup() as tasks:
-                writer = tasks.create_task(self._write(call, stream))
+                writer = tasks.create_task(self._write(call, stream, seconds))
                 await self._read(call, stream)
                 if not stream.closing:
                     raise _Retry(f"the stream ended: {await call.details() or await call.code()}")
                 writer.cancel()
+            return frozenset(stream.held)
         finally:
             call.cancel()
 
-    async def _write(self, call: "aio.StreamStreamCall[PushRequest, PushResponse]", stream: _Stream) -> None:
-        ends = asyncio.get_running_loop().time() + _STREAM_LIFE.total_seconds()
+    async def _write(
+        self, call: "aio.StreamStreamCall[PushRequest, PushResponse]", stream: _Stream, seconds: float
+    ) -> None:
+        ends = asyncio.get_running_loop().time() + seconds
         try:
             while True:
                 # Only the waiting is timed: a write that is cancelled would cancel the whole call.
@@ -258,7 +274,8 @@ class Pusher:
                 return
             if refusal.reason == RefusalReason.REFUSAL_REASON_FUTURE:
                 await self._renew_if_clock_went_back(spooled)
-            raise _Retry(f"{spooled.product} {spooled.sequence}: {reason}: {detail}")
+            retry = _Contested if refusal.reason == RefusalReason.REFUSAL_REASON_FORK else _Retry
+            raise retry(f"{spooled.product} {spooled.sequence}: {reason}: {detail}")
         log.error(
             "batch refused",
             product=spooled.product,

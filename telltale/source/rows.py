@@ -22,12 +22,16 @@ SCHEMA = (
     ) STRICT""",
     "CREATE INDEX IF NOT EXISTS batches_by_chain ON batches (product, epoch, sequence)",
     """CREATE TABLE IF NOT EXISTS certificates (sha256 TEXT PRIMARY KEY, der BLOB NOT NULL) STRICT""",
+    # Batches that were sealed when their signer's certificate had ended.
+    "CREATE TABLE IF NOT EXISTS late (id INTEGER PRIMARY KEY, product TEXT NOT NULL) STRICT",
     """CREATE TABLE IF NOT EXISTS refused (
         product TEXT NOT NULL, epoch INTEGER NOT NULL, sequence INTEGER NOT NULL, records INTEGER NOT NULL,
         reason TEXT NOT NULL, detail TEXT NOT NULL, time TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
     ) STRICT""",
     *declarations.SCHEMA,
 )
+# Of so many signers nobody looks whether their batches have all gone.
+_SPARE_CERTIFICATES = 64
 # What a row takes beside the batch's own bytes.
 ROW_BYTES = 256
 _COUNT = f"SELECT coalesce(sum(length(batch) + {ROW_BYTES}), 0) FROM batches"
@@ -49,16 +53,35 @@ def insert(
     db: sqlite3.Connection,
     row: tuple[str, int, int, int, int, bytes],
     certificates: Sequence[bytes],
+    *,
+    late: bool = False,
 ) -> int:
     """Keeps a batch (product, epoch, sequence, records, sheddable, bytes); returns the bytes it takes."""
-    names = [sha256(der).hex() for der in certificates]
-    db.executemany("INSERT OR IGNORE INTO certificates VALUES (?, ?)", zip(names, certificates, strict=True))
-    db.execute(
+    names = _keep_certificates(db, certificates)
+    cursor = db.execute(
         "INSERT INTO batches (product, epoch, sequence, records, sheddable, batch, certificates)"
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (*row, json.dumps(names)),
+        (*row, names),
     )
+    if late:
+        db.execute("INSERT INTO late VALUES (?, ?)", (cursor.lastrowid, row[0]))
     return len(row[-1]) + ROW_BYTES
+
+
+def replace(db: sqlite3.Connection, identifier: int, batch: bytes, certificates: Sequence[bytes]) -> int:
+    """Puts another batch into the place of one; returns by how many bytes it is larger."""
+    (before,) = db.execute("SELECT length(batch) FROM batches WHERE id = ?", (identifier,)).fetchone()
+    names = _keep_certificates(db, certificates)
+    db.execute("UPDATE batches SET batch = ?, certificates = ? WHERE id = ?", (batch, names, identifier))
+    return len(batch) - int(before)
+
+
+def late(db: sqlite3.Connection) -> list[tuple[str, int]]:
+    """Products with batches that were sealed late, and the first of them each."""
+    found = db.execute(
+        "SELECT product, min(id) FROM late WHERE id IN (SELECT id FROM batches) GROUP BY product"
+    ).fetchall()
+    return [(product, identifier) for product, identifier in found]
 
 
 def delete(db: sqlite3.Connection, identifier: int) -> int:
@@ -109,6 +132,21 @@ def set_head(db: sqlite3.Connection, product: str, head: Head) -> None:
         "INSERT OR REPLACE INTO chains VALUES (?, ?, ?, ?)",
         (product, head.epoch, head.sequence, head.header_sha256),
     )
+
+
+def _keep_certificates(db: sqlite3.Connection, certificates: Sequence[bytes]) -> str:
+    """Remembers a signer's chain, and forgets those whose batches have gone; its names as JSON."""
+    names = [sha256(der).hex() for der in certificates]
+    added = db.executemany(
+        "INSERT OR IGNORE INTO certificates VALUES (?, ?)", zip(names, certificates, strict=True)
+    ).rowcount
+    if added and db.execute("SELECT count(*) FROM certificates").fetchone()[0] > _SPARE_CERTIFICATES:
+        db.execute(
+            "DELETE FROM certificates WHERE sha256 NOT IN (SELECT value FROM json_each(?)) AND sha256 NOT IN"
+            " (SELECT named.value FROM batches, json_each(batches.certificates) AS named)",
+            (json.dumps(names),),
+        )
+    return json.dumps(names)
 
 
 def _certificates(db: sqlite3.Connection, names: Sequence[str]) -> tuple[bytes, ...]:

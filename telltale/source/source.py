@@ -6,7 +6,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Self
 
@@ -209,7 +209,12 @@ class Source:
         header.holes.extend(draft.holes)
         header.sealed_time.FromNanoseconds(time.time_ns())
         credentials = self._me.credentials
-        return Sealed(seal(credentials, header, payload), header.record_count, credentials.certificates)
+        return Sealed(
+            seal(credentials, header, payload),
+            header.record_count,
+            credentials.certificates,
+            late=header.sealed_time.ToDatetime(UTC) > credentials.not_after,
+        )
 
 
 def _parts(contract: Contract, records: Sequence[Message], removed: Sequence[Message]) -> Iterator[_Part]:

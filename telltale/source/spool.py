@@ -36,11 +36,15 @@ class Draft:
 
 @dataclass(frozen=True)
 class Sealed:
-    """A batch ready for the spool. `certificates`: the signer's chain in DER."""
+    """A batch ready for the spool.
+
+    `certificates`: the signer's chain in DER. `late`: sealed when that had ended, so that nobody takes it.
+    """
 
     batch: SealedBatch
     records: int
     certificates: tuple[bytes, ...]
+    late: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,6 +191,23 @@ class Spool:
 
         return await self._write(change)
 
+    async def reseal_late(self, reseal: Resealer) -> list[str]:
+        """Seals again, each in its place, what was sealed with a certificate that had ended.
+
+        Nobody can have taken such a batch, nor what was sealed after it in its chain. Call it while nothing
+        is on its way. Returns the products.
+        """
+
+        def change(db: sqlite3.Connection) -> list[str]:
+            products = []
+            for product, first in rows.late(db):
+                self._reseal_from(db, product, first, reseal)
+                products.append(product)
+            db.execute("DELETE FROM late")
+            return products
+
+        return await self._write(change)
+
     async def renew(self, product: str, epoch: int, reseal: Resealer) -> None:
         """Starts a product's chain anew above its present epoch, and seals its batches again."""
 
@@ -268,7 +289,7 @@ class Spool:
         sheddable: bool,
     ) -> None:
         row = (product, epoch, sequence, sealed.records, int(sheddable), encoded)
-        self._bytes += rows.insert(db, row, sealed.certificates)
+        self._bytes += rows.insert(db, row, sealed.certificates, late=sealed.late)
 
     def _make_room(self, db: sqlite3.Connection, wanted: int) -> int:
         """Sheds what it must, oldest first, and returns how many batches that were."""
@@ -300,6 +321,24 @@ class Spool:
     def _drop(self, db: sqlite3.Connection, identifiers: Sequence[int]) -> None:
         for identifier in identifiers:
             self._bytes -= rows.delete(db, identifier)
+
+    def _reseal_from(self, db: sqlite3.Connection, product: str, first: int, reseal: Resealer) -> None:
+        mine = "SELECT id FROM batches WHERE product = ? AND id >= ? ORDER BY id"
+        previous: bytes | None = None
+        for (identifier,) in db.execute(mine, (product, first)).fetchall():
+            epoch, sequence, encoded = db.execute(
+                "SELECT epoch, sequence, batch FROM batches WHERE id = ?", (identifier,)
+            ).fetchone()
+            header = rows.header_of(encoded)
+            before = header.previous_header_sha256 if previous is None else previous
+            draft = Draft(epoch, sequence, before, tuple(header.holes))
+            sealed = reseal(draft, SealedBatch.FromString(encoded))
+            renewed = sealed.batch.SerializeToString()
+            self._bytes += rows.replace(db, identifier, renewed, sealed.certificates)
+            previous = sha256(sealed.batch.header)
+            head = rows.head(db, product)
+            if head is not None and (head.epoch, head.sequence) == (epoch, sequence):
+                rows.set_head(db, product, Head(epoch, sequence, previous))
 
     def _reseal(self, db: sqlite3.Connection, product: str, epoch: int, reseal: Resealer) -> None:
         # Only the names: the batches together may be more than memory holds.

@@ -1,5 +1,7 @@
 """A process's own metrics as the product `mesh.processes`, and what it refuses as `mesh.refusals`.
 
+What it decides is told beside these, as `mesh.audit`: see audit.py.
+
 Instruments are OpenTelemetry's: `metrics.get_meter("telltale.x").create_counter(...)`, anywhere in the
 process.
 """
@@ -12,7 +14,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import structlog
 from google.protobuf.message import Message
@@ -24,12 +26,13 @@ from telltale import naming
 from telltale.api.mesh.v1.batch_pb2 import Header, Loss, LossReason
 from telltale.api.platform.v1.processes_pb2 import MetricAttribute, MetricKind, ProcessesRecord
 from telltale.api.platform.v1.refusals_pb2 import RefusalsRecord
-from telltale.contract.image import Image, own_image
-from telltale.contract.product import contracts_in
+from telltale.audit import UNRECORDED, Auditor
+from telltale.contract.image import own_image
 from telltale.errors import BatchRefused
 from telltale.identity.workload import Workload
 from telltale.naming import SpiffeId
-from telltale.source.source import Source, SourceSettings
+from telltale.source.audit import AUDIT, Audit
+from telltale.source.own import Publish, half_of_freshness, own_source
 from telltale.source.vitals import process_meters
 
 PROCESSES = "mesh.processes"
@@ -41,58 +44,46 @@ _GATHER_SECONDS = 1.0
 _MAX_WAITING_REFUSALS = 1000
 # A refused batch may claim anything at any length.
 _MAX_CLAIM = 512
-_SPOOL_BYTES = 64 << 20
-# What is left then waits in the spool for the next start.
-_DRAIN = timedelta(seconds=1)
 
 log = structlog.get_logger(__name__)
 
 
-class Publish(Protocol):
-    """`Source.publish`, as far as it is needed here."""
-
-    async def __call__(
-        self, product: str, records: Sequence[Message], *, losses: Sequence[Loss] = ()
-    ) -> None: ...
-
-
 @asynccontextmanager
 async def self_metrics(me: Workload, role: str, state: Path, platform: str) -> "AsyncIterator[Telemetry]":
-    """Publishes what this process measures to the platform's domain service for as long as the body runs.
+    """Publishes what this process measures, refuses and decides to the platform's domain service for as long
+    as the body runs.
 
     role: what the process is, such as `gateway`. state: its directory, where the spool is kept.
     platform: `host:port` of the platform's domain service.
     """
-    settings = SourceSettings(
-        path=state / "telemetry.db",
-        address=platform,
-        trust_domain=naming.trust_domain(naming.PLATFORM, me.trust.mesh),
-        max_bytes=_SPOOL_BYTES,
-        drain=_DRAIN,
-    )
     image = own_image(naming.PLATFORM)
     async with (
-        Source(me, settings, image) as source,
-        Telemetry(source.publish, role, sign_of_life=half_of_freshness(image, REFUSALS)) as telemetry,
+        own_source(me, state, platform) as source,
+        Audit(source.publish, role, sign_of_life=half_of_freshness(image, AUDIT)) as audit,
+        Telemetry(
+            source.publish, role, sign_of_life=half_of_freshness(image, REFUSALS), audit=audit
+        ) as telemetry,
     ):
         yield telemetry
-
-
-def half_of_freshness(image: Image, product: str) -> timedelta:
-    """How long a product may stay without a batch and surely keep its promise."""
-    (freshness,) = (one.options.freshness for one in contracts_in(image) if one.name == product)
-    return freshness.ToTimedelta() / 2
 
 
 class Telemetry:
     """Reads this process's metrics at an interval and publishes them. Use as `async with`.
 
     sign_of_life: after so long without refusals an empty batch says that there were none.
+    audit: keeps record of what this process decides.
     """
 
     def __init__(
-        self, publish: Publish, role: str, interval: timedelta = _INTERVAL, *, sign_of_life: timedelta
+        self,
+        publish: Publish,
+        role: str,
+        interval: timedelta = _INTERVAL,
+        *,
+        sign_of_life: timedelta,
+        audit: Auditor = UNRECORDED,
     ) -> None:
+        self.audit = audit
         self._publish = publish
         self._role = role
         self._sign_of_life = sign_of_life.total_seconds()

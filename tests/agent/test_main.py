@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,8 @@ def test_the_health_check_answers_by_its_exit_status(variables: dict[str, str], 
     assert (ended.returncode, ended.stdout) == (1, "")
     assert "has not joined or not started" in ended.stderr
     status = CollectorStatus("servers.cpu", 10.0, State.OK, "", 0, 0.1, 1, 0, 5, 0)
-    status_file.write(tmp_path, AgentStatus({"servers.cpu": status}), "spiffe://a.example/agent/a", None)
+    told = AgentStatus({"servers.cpu": status})
+    status_file.write(tmp_path, told, "spiffe://a.example/agent/a", None, time.time() + 3600)
     ended = python("-m", "agent", "--check", **variables)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.startswith("spiffe://a.example/agent/a: 1 of 1 collectors work")

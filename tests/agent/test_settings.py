@@ -1,6 +1,7 @@
 """The agent's settings, its status file and its positions."""
 
 import json
+import math
 from datetime import timedelta
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def collected(state: State) -> AgentStatus:
 
 
 def test_a_working_agent_is_healthy_whether_or_not_it_is_heard(tmp_path: Path) -> None:
-    status_file.write(tmp_path, collected(State.OK), "spiffe://servers.example/agent/a", None)
+    status_file.write(tmp_path, collected(State.OK), "spiffe://servers.example/agent/a", None, math.inf)
     written = (tmp_path / status_file.NAME).stat().st_mtime
     assert status_file.check(tmp_path, written) == (
         "spiffe://servers.example/agent/a: 1 of 1 collectors work, 5 records collected, 2 batches wait"
@@ -85,13 +86,23 @@ def test_a_working_agent_is_healthy_whether_or_not_it_is_heard(tmp_path: Path) -
 def test_an_agent_that_hangs_or_reads_nothing_is_not_healthy(tmp_path: Path) -> None:
     with pytest.raises(Precondition, match="not joined or not started"):
         status_file.check(tmp_path, 0.0)
-    status_file.write(tmp_path, collected(State.OK), "a", None)
+    status_file.write(tmp_path, collected(State.OK), "a", None, math.inf)
     written = (tmp_path / status_file.NAME).stat().st_mtime
     with pytest.raises(Precondition, match="stopped or hangs"):
         status_file.check(tmp_path, written + 31.0)
-    status_file.write(tmp_path, collected(State.FAILING), "a", None)
+    status_file.write(tmp_path, collected(State.FAILING), "a", None, math.inf)
     with pytest.raises(Precondition, match="none of the 1 collectors works"):
         status_file.check(tmp_path, written)
+
+
+def test_an_agent_whose_certificate_has_ended_needs_an_operator_running_or_not(
+    tmp_path: Path,
+) -> None:
+    status_file.write(tmp_path, collected(State.OK), "spiffe://servers.example/agent/a", None, 1_000.0)
+    written = (tmp_path / status_file.NAME).stat().st_mtime
+    for later in (0.0, 3600.0):
+        with pytest.raises(Precondition, match=r"expired at 1970-01-01 00:16:40 UTC; .* 2 batches"):
+            status_file.check(tmp_path, written + later)
 
 
 def test_a_position_is_durable_once_it_is_saved(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_init_may_be_repeated_and_changes_nothing(tmp_path: Path) -> None:
 def test_secrets_are_for_their_owner_only(tmp_path: Path) -> None:
     Home(tmp_path).init("telltale.test", ["servers"])
     keys = [path for path in tmp_path.rglob("*.key")]
-    assert len(keys) == 3
+    assert len(keys) == 4
     assert {path.stat().st_mode & 0o777 for path in keys} == {0o600}
     assert {path.parent.stat().st_mode & 0o777 for path in keys} == {0o700}
 
@@ -40,8 +40,8 @@ def test_secrets_are_for_their_owner_only(tmp_path: Path) -> None:
 def test_the_trust_bundle_holds_no_secret(tmp_path: Path) -> None:
     home = Home(tmp_path)
     home.init("telltale.test", ["servers"])
-    (entry,) = json.loads((home.trust / "servers.telltale.test.jwks.json").read_text())["keys"]
-    assert "d" not in entry
+    entries = json.loads((home.trust / "servers.telltale.test.jwks.json").read_text())["keys"]
+    assert len(entries) == 2 and all("d" not in entry for entry in entries)
     assert all(b"PRIVATE" not in content for content in contents(home.trust).values())
 
 
@@ -55,6 +55,17 @@ def test_the_root_key_may_leave_and_comes_back_for_a_new_domain(tmp_path: Path) 
         home.init("telltale.test", ["servers", "network"])
     away.rename(key)
     assert home.init("telltale.test", ["servers", "network"]) == ["network"]
+
+
+def test_a_root_whose_directory_was_taken_away_is_not_replaced_by_another(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.init("telltale.test", ["servers"])
+    before, sha256 = contents(home.trust), home.root_sha256()
+    home.root.rename(tmp_path / "usb-stick")
+    assert home.init("telltale.test", ["servers"]) == []
+    assert contents(home.trust) == before and home.root_sha256() == sha256
+    with pytest.raises(ConfigurationError, match="without the root key"):
+        home.init("telltale.test", ["servers", "network"])
 
 
 def test_a_directory_belongs_to_one_mesh(tmp_path: Path) -> None:

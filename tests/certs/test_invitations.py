@@ -14,6 +14,7 @@ from certs.policy import InvitationPolicy
 from certs.profiles import Profile
 from certs.serve import AuthorityAddress, AuthoritySettings, serving_authority
 from telltale.api.mesh.v1 import authority_pb2, authority_pb2_grpc
+from telltale.domain.cedar import Principal
 from telltale.errors import ConfigurationError, PermissionMissing
 from telltale.identity.dialling import dial
 from telltale.identity.enrolment import JoinToken
@@ -21,6 +22,7 @@ from telltale.identity.keys import new_key, signing_request
 from telltale.identity.workload import Workload
 from telltale.naming import SpiffeId
 from telltale.rpc.auth import AUTHORIZATION, ON_BEHALF_OF
+from tests.support.auditing import Recorded
 from tests.support.mesh import Mesh
 
 Metadata = tuple[tuple[str, str], ...]
@@ -33,6 +35,7 @@ class Running:
     mesh: Mesh
     port: int
     enrollment: int
+    recorded: Recorded
 
     @property
     def alice(self) -> Workload:
@@ -72,8 +75,9 @@ async def serving(directory: Path, *, with_trust: bool = True) -> AsyncIterator[
         service_address="servers.example.org:7443",
     )
     settings = AuthoritySettings(authorities=(address,), trust=mesh.home.trust if with_trust else None)
-    async with serving_authority(address, settings) as (port, enrollment):
-        yield Running(mesh, port, enrollment)
+    recorded = Recorded()
+    async with serving_authority(address, settings, auditor=recorded) as (port, enrollment):
+        yield Running(mesh, port, enrollment, recorded)
 
 
 @pytest.fixture
@@ -196,7 +200,7 @@ async def test_a_stranger_cannot_even_ask(running: Running) -> None:
 
 
 def test_an_empty_policy_permits_nothing() -> None:
-    alice = SpiffeId("operators.telltale.test", "/alice")
+    alice = Principal(SpiffeId("operators.telltale.test", "/alice"))
     web1 = Profile(SpiffeId("servers.telltale.test", "/agent/web1"))
     with pytest.raises(PermissionMissing, match="`invite`"):
         InvitationPolicy("").require(alice, web1, "telltale.test")
@@ -205,3 +209,29 @@ def test_an_empty_policy_permits_nothing() -> None:
 def test_a_policy_that_speaks_of_what_is_not_there_names_file_and_line() -> None:
     with pytest.raises(ConfigurationError, match=r"mine\.cedar, line 2"):
         InvitationPolicy('\n@id("a") permit (principal, action == Action::"push", resource);', "mine.cedar")
+
+
+async def test_who_invited_whom_by_which_rule_is_recorded_and_so_is_every_refusal(running: Running) -> None:
+    alice, agent = running.alice, running.mesh.workload("servers", "/agent/web9")
+    made = await running.create(alice, "/agent/web1")
+    await running.refused(alice, "/service")
+    await running.refused(agent, "/agent/web1")
+    await running.refused(alice, "/agent/web1", metadata=())
+    invited, service, by_agent, unknown = running.recorded.decisions
+    assert (invited.action, invited.allowed, invited.principal) == ("invite", True, str(alice.spiffe_id))
+    assert invited.subject == made.spiffe_id and invited.rules == ("operators-invite-agents",)
+    assert (service.action, service.allowed, service.rules) == ("invite", False, ())
+    assert service.subject == "spiffe://servers.telltale.test/service"
+    assert (by_agent.allowed, by_agent.principal) == (False, str(agent.spiffe_id))
+    assert (unknown.action, unknown.allowed, unknown.peer) == ("authenticate", False, str(alice.spiffe_id))
+    assert "CreateJoinToken" in unknown.reason
+    assert JoinToken.parse(made.token).secret not in str(running.recorded)
+
+
+async def test_a_rule_that_forbids_an_invitation_is_named(tmp_path: Path) -> None:
+    policy = InvitationPolicy('@id("nobody") forbid (principal, action, resource);')
+    alice = Principal(SpiffeId.parse("spiffe://operators.telltale.test/alice"))
+    web1 = Profile(SpiffeId.parse("spiffe://servers.telltale.test/agent/web1"), ())
+    with pytest.raises(PermissionMissing) as refused:
+        policy.require(alice, web1, "telltale.test")
+    assert refused.value.rules == ("nobody",)

@@ -20,10 +20,13 @@ from certs.ledger import Ledger
 from certs.profiles import Profile
 from certs.serve import AuthorityAddress, AuthoritySettings, serving_authority
 from telltale.api.mesh.v1 import authority_pb2, authority_pb2_grpc
+from telltale.audit import place_of
 from telltale.identity.credentials import Credentials
 from telltale.identity.dialling import dial
+from telltale.identity.enrolment import JoinToken
 from telltale.identity.keys import new_key, signing_request
 from telltale.rpc.health import check
+from tests.support.auditing import Recorded
 from tests.support.mesh import Mesh
 
 
@@ -35,6 +38,7 @@ class Running:
     settings: AuthoritySettings
     port: int
     enrollment: int
+    recorded: Recorded
 
     @property
     def ledger(self) -> Ledger:
@@ -67,8 +71,9 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
         directory=mesh.home.authority("servers"), listen="127.0.0.1:0", enrollment="127.0.0.1:0"
     )
     settings = AuthoritySettings(authorities=(address,))
-    async with serving_authority(address, settings) as (port, enrollment):
-        yield Running(mesh, settings, port, enrollment)
+    recorded = Recorded()
+    async with serving_authority(address, settings, auditor=recorded) as (port, enrollment):
+        yield Running(mesh, settings, port, enrollment, recorded)
 
 
 async def refused(call: object) -> grpc.aio.AioRpcError:
@@ -245,3 +250,73 @@ async def test_audiences_are_trust_domains_of_the_mesh(running: Running, audienc
             )
         )
     assert failed.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_every_use_and_refusal_of_a_join_token_is_recorded_with_who_and_where(running: Running) -> None:
+    token, key = running.join_token(), new_key()
+    late = running.join_token("/agent/late", life=timedelta(seconds=-1))
+    await running.enroll(token, signing_request(key))
+    await running.enroll(token, signing_request(key))
+    await refused(running.enroll(token, signing_request(new_key())))
+    await refused(running.enroll(late, signing_request(new_key())))
+    await refused(running.enroll("join-x@servers.telltale.test/agent/web9", signing_request(new_key())))
+    await refused(running.enroll("x" * 100_000, signing_request(new_key())))
+    told = running.recorded.of("enroll")
+    name = "spiffe://servers.telltale.test/agent/"
+    assert [(one.allowed, one.principal, one.reason.partition(";")[0]) for one in told] == [
+        (True, f"{name}web1", "its join token was used for the first time"),
+        (True, f"{name}web1", "its join token was used again with the same key"),
+        (False, f"{name}web1", "this join token was used with another key"),
+        (False, f"{name}late", "this join token has expired"),
+        (False, f"{name}web9", "this join token is unknown here"),
+        (False, "", "this is no join token"),
+    ]
+    assert {one.subject for one in told[:3]} == {f"{name}web1"}
+    # Nobody has proven anything, and everybody came from somewhere.
+    assert {one.peer for one in told} == {""}
+    assert {place_of(one.address) for one in told} == {"127.0.0.1"}
+
+
+async def test_no_join_token_gets_into_a_record_whatever_is_wrong_with_it(running: Running) -> None:
+    token = running.join_token()
+    secret = JoinToken.parse(token).secret
+    await running.enroll(token, signing_request(new_key()))
+    for broken in (token, f" {token}", token.replace("@", "#"), f"{secret}@x", token + "/..", f"@{token}"):
+        await refused(running.enroll(broken, signing_request(new_key())))
+    await refused(running.enroll(token, b"no signing request"))
+    assert len(running.recorded.decisions) == 8
+    assert secret not in str(running.recorded)
+
+
+async def test_attempts_that_are_too_many_are_recorded_too(running: Running) -> None:
+    request = signing_request(new_key())
+    answers = [await refused(running.enroll("join-guess", request)) for _ in range(35)]
+    assert len(running.recorded.of("enroll")) == len(answers)
+    assert "too many attempts to join from" in running.recorded.of("enroll")[-1].reason
+
+
+async def test_renewals_and_tokens_are_recorded_without_the_token(running: Running) -> None:
+    agent, writer = (
+        running.mesh.credentials("servers", "/agent/web1"),
+        running.mesh.credentials("platform", "/w"),
+    )
+    async with running.channel(agent) as channel:
+        stub = authority_pb2_grpc.AuthorityStub(channel)
+        await stub.Renew(authority_pb2.RenewRequest(signing_request=signing_request(new_key())))
+        await refused(stub.Renew(authority_pb2.RenewRequest(signing_request=b"none")))
+        issued = await stub.IssueToken(authority_pb2.IssueTokenRequest(audiences=["servers.telltale.test"]))
+        await refused(stub.IssueToken(authority_pb2.IssueTokenRequest(audiences=["elsewhere.example"])))
+    async with running.channel(writer) as channel:
+        stub = authority_pb2_grpc.AuthorityStub(channel)
+        await refused(stub.IssueToken(authority_pb2.IssueTokenRequest(audiences=["servers.telltale.test"])))
+    told = running.recorded.decisions
+    assert [(one.action, one.allowed, one.principal) for one in told] == [
+        ("renew", True, str(agent.spiffe_id)),
+        ("renew", False, str(agent.spiffe_id)),
+        ("issue_token", True, str(agent.spiffe_id)),
+        ("issue_token", False, str(agent.spiffe_id)),
+        ("authenticate", False, str(writer.spiffe_id)),
+    ]
+    assert "servers.telltale.test" in told[2].reason and "has to ask its own" in told[4].reason
+    assert all(one.peer == one.principal and place_of(one.address) == "127.0.0.1" for one in told)
+    assert not [part for part in issued.token.split(".") if part in str(running.recorded)]

@@ -7,6 +7,7 @@ import shlex
 import stat
 from pathlib import Path
 
+import jwt
 import pytest
 from cryptography import x509
 
@@ -65,6 +66,32 @@ async def test_the_certificate_is_kept_the_token_is_fresh_and_both_are_secret(
         f"localhost:{planned.running().gateway.split(':')[1]}",
         "list",
     ]
+
+
+async def test_groups_are_those_of_the_last_call_and_responders_without_any(
+    planned: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = planned.home
+    await prepare(planned)
+    seen = []
+    with home.locked():
+        home.write_mesh(planned.running())
+        async with supervising(planned.programs()[:1]), asyncio.timeout(30):
+            for groups in (None, ["network", "auditors"], ["auditors", "network"], None):
+                chosen = {} if groups is None else {"groups": groups}
+                await credentials(home, "operator", **chosen, as_json=True)  # type: ignore[arg-type]
+                issued = printed(capsys)
+                claims = jwt.decode(read(issued, "token"), options={"verify_signature": False})
+                assert claims["groups"] == issued["groups"]
+                seen.append((claims["groups"], read(issued, "certificate")))
+    assert [groups for groups, _ in seen] == [
+        ["responders"],
+        ["auditors", "network"],
+        ["auditors", "network"],
+        ["responders"],
+    ]
+    # The same groups keep their certificate, others need another one.
+    assert [seen[0][1] != seen[1][1], seen[1][1] == seen[2][1], seen[2][1] != seen[3][1]] == [True] * 3
 
 
 async def test_processes_get_a_join_token_each_that_only_they_can_read(planned: Plan) -> None:

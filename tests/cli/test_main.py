@@ -23,7 +23,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 
 COMMANDS = ["products", "status", "describe servers.cpu", "tail servers.cpu", "inventory servers.units"]
-COMMANDS += ["credentials operator"]
+COMMANDS += ["credentials operator", "governance"]
 
 
 @pytest.mark.parametrize("words", COMMANDS)

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from telltale.api.mesh.v1.batch_pb2 import Header, Loss, LossReason
 from telltale.api.mesh.v1.product_pb2 import Field, Product, Role
+from telltale.api.servers.v1.accounts_pb2 import AccountsList, AccountsRecord
 from telltale.cli import show
+from telltale.cli.products import entry_row
 
 
 def test_a_message_becomes_plain_values() -> None:
@@ -117,3 +119,31 @@ def test_columns_named_like_markup_are_shown_as_they_are(capsys: pytest.CaptureF
 
 def test_one_value_does_not_fill_the_screen() -> None:
     assert len(show.cell("x" * 10**7)) < 11_000
+
+
+def test_what_is_masked_looks_neither_empty_nor_absent() -> None:
+    record = AccountsRecord(shell="/bin/sh")
+    entry = AccountsList.Entry(source="spiffe://servers.test/agent/a", record=record)
+    masked = ("account", "groups", "once_had")
+    row = entry_row(entry, masked, show.MASKED)
+    assert (row["account"], row["groups"], row["shell"]) == ("(masked)", "(masked)", "/bin/sh")
+    assert "once_had" not in row
+    assert entry_row(entry, masked, None)["account"] is None
+    assert entry_row(entry, (), show.MASKED)["account"] == ""
+
+
+def test_what_is_masked_deeper_is_marked_in_every_part() -> None:
+    row = {
+        "one": {"a": "", "b": 1},
+        "many": [{"a": ""}, {"a": "", "b": 2}],
+        "named": {"x": {"a": ""}},
+        "gone": None,
+    }
+    for name in ("one.a", "many.a", "named.a", "gone.a"):
+        show.replace(row, name.split("."), "*")
+    assert row == {
+        "one": {"a": "*", "b": 1},
+        "many": [{"a": "*"}, {"a": "*", "b": 2}],
+        "named": {"x": {"a": "*"}},
+        "gone": None,
+    }

@@ -30,7 +30,7 @@ class Chain:
         self.sequence, self.previous = 0, b""
 
     def next(
-        self, change: Change | None = None, snapshot: Snapshot | None = None, skip: int = 0
+        self, change: Change | None = None, snapshot: Snapshot | None = None, skip: int = 0, sealed: int = 0
     ) -> Candidate:
         self.sequence += 1 + skip
         header = Header(
@@ -41,6 +41,7 @@ class Chain:
             previous_header_sha256=self.previous,
             snapshot=snapshot,
         )
+        header.sealed_time.FromSeconds(sealed)
         encoded = header.SerializeToString()
         self.previous = sha256(encoded)
         batch = SealedBatch(header=encoded, payload=b"payload").SerializeToString()
@@ -99,6 +100,19 @@ async def test_a_stale_epoch_is_refused_for_now(log: ProductLog) -> None:
     (refused,) = await log.append([Chain(epoch=4).next()])
     assert reason(refused) == RefusalReason.REFUSAL_REASON_STALE_EPOCH
     assert refused is not None and not refused.final
+
+
+async def test_an_older_chain_that_is_sealed_on_after_a_later_one_began_has_two_holders(
+    log: ProductLog,
+) -> None:
+    older, later = Chain(epoch=4), Chain(epoch=5)
+    await log.append([older.next(sealed=10), later.next(sealed=20), later.next(sealed=40)])
+    # What was on its way when the later chain began is stale and nothing else.
+    (late,) = await log.append([older.next(sealed=20)])
+    (contested,) = await log.append([older.next(sealed=21)])
+    assert reason(late) == RefusalReason.REFUSAL_REASON_STALE_EPOCH
+    assert reason(contested) == RefusalReason.REFUSAL_REASON_FORK
+    assert contested is not None and not contested.final and "two hosts use one identity" in contested.detail
 
 
 async def test_a_chain_goes_on_behind_a_refused_batch(log: ProductLog) -> None:
@@ -225,7 +239,7 @@ async def test_pages_show_the_state_at_one_position(log: ProductLog) -> None:
     await log.append([chain.next(Change({b"a": b"1", b"b": b"1"}), Snapshot(id="s", end=True))])
     first = await log.page(Query(PRODUCT, None, None, 1))
     await log.append([chain.next(Change({b"b": b"2", b"c": b"2"}))])
-    second = await log.page(Query(PRODUCT, first.position, (SOURCE, b"a"), 10))
+    second = await log.page(Query(PRODUCT, first.position, first.rows[-1].place, 10))
     assert [(row.key, row.record) for row in second.rows] == [(b"b", b"1")]
 
 
@@ -234,7 +248,7 @@ async def test_a_page_ends_before_it_is_too_large_for_a_message(log: ProductLog)
     await log.append([Chain().next(change, Snapshot(id="s", end=True))])
     first = await log.page(Query(PRODUCT, None, None, 10))
     assert [row.key for row in first.rows] == [b"A", b"B", b"C"] and not first.complete
-    second = await log.page(Query(PRODUCT, first.position, (SOURCE, b"C"), 10))
+    second = await log.page(Query(PRODUCT, first.position, first.rows[-1].place, 10))
     assert [row.key for row in second.rows] == [b"D", b"E"] and second.complete
 
 
@@ -248,7 +262,7 @@ async def test_a_busy_inventory_ends_the_pages_of_no_other(
     for value in (b"1", b"2"):
         await log.append([busy.next(Change({b"a": value}))])
     await log.prune({})
-    assert not (await log.page(Query(PRODUCT, first.position, (SOURCE, b"a"), 1))).expired
+    assert not (await log.page(Query(PRODUCT, first.position, first.rows[-1].place, 1))).expired
     assert (await log.page(Query("servers.units", first.position, None, 1))).expired
 
 

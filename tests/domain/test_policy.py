@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from telltale.api.mesh.v1.product_pb2 import Classification
 from telltale.contract.image import own_image
 from telltale.contract.product import Contract, contracts_in
+from telltale.domain.cedar import Principal
 from telltale.domain.policy import ACTIONS, Policy
 from telltale.errors import ConfigurationError, InvalidInput
 from telltale.naming import SpiffeId
@@ -16,8 +18,8 @@ SERVICES = Path(__file__).parents[2] / "services"
 READ = {"discover", "subscribe", "list"}
 
 
-def who(domain: str, path: str, mesh: str = MESH) -> SpiffeId:
-    return SpiffeId.parse(f"spiffe://{domain}.{mesh}{path}")
+def who(domain: str, path: str, mesh: str = MESH, groups: tuple[str, ...] = ()) -> Principal:
+    return Principal(SpiffeId.parse(f"spiffe://{domain}.{mesh}{path}"), frozenset(groups))
 
 
 def contracts(domain: str) -> tuple[Contract, ...]:
@@ -28,7 +30,7 @@ def policy(domain: str) -> Policy:
     return Policy.load(SERVICES / domain / "policy.cedar")
 
 
-def allowed(domain: str, principal: SpiffeId, contract: Contract) -> set[str]:
+def allowed(domain: str, principal: Principal, contract: Contract) -> set[str]:
     rules = policy(domain)
     return {action for action in ACTIONS if rules.decide(principal, action, contract, MESH).allowed}
 
@@ -45,17 +47,64 @@ def allowed(domain: str, principal: SpiffeId, contract: Contract) -> set[str]:
     ],
 )
 def test_every_reader_may_read_and_nobody_may_act_or_replay(
-    domain: str, principal: SpiffeId, may: set[str]
+    domain: str, principal: Principal, may: set[str]
 ) -> None:
-    pushes = {"push"} if domain == "platform" and principal.trust_domain != f"operators.{MESH}" else set()
+    pushes = (
+        {"push"}
+        if domain == "platform" and principal.spiffe_id.trust_domain != f"operators.{MESH}"
+        else set()
+    )
     for contract in contracts(domain):
         assert allowed(domain, principal, contract) == may | pushes, contract.name
+
+
+CLASSIFICATIONS = PUBLIC, INTERNAL, CONFIDENTIAL, PERSONAL = (
+    Classification.CLASSIFICATION_PUBLIC,
+    Classification.CLASSIFICATION_INTERNAL,
+    Classification.CLASSIFICATION_CONFIDENTIAL,
+    Classification.CLASSIFICATION_PERSONAL,
+)
+
+
+def seen(rules: Policy, principal: Principal, contract: Contract) -> set[Classification]:
+    return {one for one in CLASSIFICATIONS if rules.sees(principal, contract, one, MESH).allowed}
+
+
+@pytest.mark.parametrize("domain", ["servers", "platform", "analysis"])
+@pytest.mark.parametrize(
+    ("principal", "sees"),
+    [
+        (who("platform", "/gateway"), set(CLASSIFICATIONS)),
+        (who("platform", "/writer"), set(CLASSIFICATIONS)),
+        (who("operators", "/ada"), {PUBLIC, INTERNAL, CONFIDENTIAL}),
+        (who("operators", "/ada", groups=("responders",)), set(CLASSIFICATIONS)),
+        (who("operators", "/ada", groups=("respond", "on-call")), {PUBLIC, INTERNAL, CONFIDENTIAL}),
+        (who("cloud-iam", "/ada", groups=("responders",)), set()),
+        (who("servers", "/agent/h1", groups=("responders",)), set()),
+        (who("platform", "/gateway2"), set()),
+    ],
+)
+def test_everybody_sees_what_their_work_needs_and_a_foreign_group_shows_nothing(
+    domain: str, principal: Principal, sees: set[Classification]
+) -> None:
+    rules = policy(domain)
+    for contract in contracts(domain):
+        assert seen(rules, principal, contract) == sees, contract.name
+
+
+def test_a_rule_about_sight_does_not_fit_what_is_no_sight() -> None:
+    rule = """@id("a") permit (principal, action == Action::"list", resource)
+              when { context.classification == "public" };"""
+    with pytest.raises(ConfigurationError, match="classification"):
+        Policy(rule)
 
 
 @pytest.mark.parametrize("domain", ["servers", "platform"])
 def test_the_analysis_service_reads_what_others_publish(domain: str) -> None:
     for contract in contracts(domain):
-        assert READ <= allowed(domain, who("analysis", "/service"), contract)
+        service = who("analysis", "/service")
+        assert READ <= allowed(domain, service, contract)
+        assert seen(policy(domain), service, contract) == set(CLASSIFICATIONS)
 
 
 def test_agents_publish_to_their_own_domain_and_read_nothing() -> None:
@@ -147,3 +196,18 @@ def test_no_rule_names_a_product() -> None:
         rules = "".join(line for line in path.read_text().splitlines() if not line.lstrip().startswith("//"))
         assert "resource.name" not in rules
         assert not [name for name in names if name in rules], path
+
+
+def test_a_rule_may_speak_of_groups_and_only_those_in_the_group_get_what_it_permits() -> None:
+    rules = Policy(
+        """@id("on-call-reads") permit (principal in Group::"on-call", action == Action::"list", resource);"""
+    )
+    contract = contracts("servers")[0]
+    in_it, beside = (
+        who("operators", "/ada", groups=("on-call", "dev")),
+        who("operators", "/bob", groups=("dev",)),
+    )
+    assert rules.decide(in_it, "list", contract, MESH).allowed
+    assert not rules.decide(in_it, "subscribe", contract, MESH).allowed
+    assert not rules.decide(beside, "list", contract, MESH).allowed
+    assert not rules.decide(who("operators", "/ada"), "list", contract, MESH).allowed

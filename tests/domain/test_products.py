@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from telltale.api.mesh.v1.product_pb2 import Classification
 from telltale.cli.scaffold import proto_text
 from telltale.contract.image import Image
 from telltale.contract.product import contracts_in
 from telltale.contract.schema import Schema
+from telltale.domain.clearance import Clearance
 from telltale.domain.log import ProductLog
 from telltale.domain.products import Products
 from telltale.errors import Precondition
@@ -59,3 +61,29 @@ async def test_nothing_that_the_log_holds_keeps_a_domain_from_starting(log: Prod
     assert products.knows(schema(NEW).sha256)
     # What was sealed with it can still be read.
     assert products.schema(schema(OTHER).sha256).data == schema(OTHER).data
+
+
+async def test_what_a_product_once_held_is_remembered_with_its_highest_classification(
+    log: ProductLog,
+) -> None:
+    """Its batches are in the log still, and a reader of sealed batches gets their bytes."""
+
+    def version(classification: str) -> str:
+        option = f"[(telltale.api.mesh.v1.field) = {{classification: CLASSIFICATION_{classification}}}]"
+        with_owner = OLD.replace(
+            "message FansRecord {", f"message FansRecord {{\n  // Who.\n  string who = 91 {option};", 1
+        )
+        return with_owner.replace("CLASSIFICATION_INTERNAL\n", "CLASSIFICATION_PERSONAL\n", 1)
+
+    later = OLD.replace("message FansRecord {", 'message FansRecord {\n  reserved 91;\n  reserved "who";', 1)
+    for classification in ("PERSONAL", "CONFIDENTIAL"):
+        await log.add_schema(schema(version(classification)).data)
+    products = Products(image(later), log)
+    await products.load()
+    assert products.former == {"servers.fans": {"who": Classification.CLASSIFICATION_PERSONAL}}
+    clearance = Clearance(
+        products.contract("servers.fans"),
+        frozenset({Classification.CLASSIFICATION_INTERNAL}),
+        products.former["servers.fans"],
+    )
+    assert clearance.masked == ("who",)

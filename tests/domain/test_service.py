@@ -8,7 +8,7 @@ import grpc
 import pytest
 from grpc import aio
 
-from telltale.api.mesh.v1.access_pb2 import AccessQuery, Action, CheckRequest
+from telltale.api.mesh.v1.access_pb2 import AccessQuery, Action, CheckRequest, DescribePolicyRequest
 from telltale.api.mesh.v1.access_pb2_grpc import AccessStub
 from telltale.api.mesh.v1.batch_pb2 import Cursor, GapReason, Header, Position, SealedBatch, SealedFrame
 from telltale.api.mesh.v1.ingest_pb2 import ChainsRequest, PushRequest, RefusalReason
@@ -23,7 +23,7 @@ from telltale.identity.workload import Workload
 from telltale.rpc.auth import ON_BEHALF_OF
 from telltale.seal.sealing import seal
 from tests.support.batches import DISK_USAGE, INVENTORY, SCHEMAS, Chain, disk_usage, header_of, host
-from tests.support.domain import Running, running
+from tests.support.domain import ROOT, Running, running
 from tests.support.mesh import Mesh
 
 
@@ -300,3 +300,21 @@ async def test_a_forwarder_gets_what_its_caller_may_have_and_no_more(servers: Ru
             with pytest.raises(aio.AioRpcError) as refused:
                 await InventoryStub(channel).List(ListRequest(), metadata=(*own, *behalf))
             assert refused.value.code() == grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_a_domain_shows_its_own_rules_to_those_who_may_discover_its_products(
+    servers: Running, mesh: Mesh
+) -> None:
+    operator, agent = mesh.workload("operators", "/ann"), mesh.workload("servers", "/agent/web1")
+    own = DescribePolicyRequest(trust_domain=mesh.trust_domain("servers"))
+    async with servers.channel(operator) as channel:
+        stub, metadata = AccessStub(channel), await servers.metadata(operator)
+        rules = (await stub.DescribePolicy(own, metadata=metadata)).policy
+        assert rules == (ROOT / "services/servers/policy.cedar").read_text()
+        with pytest.raises(aio.AioRpcError) as refused:
+            await stub.DescribePolicy(DescribePolicyRequest(trust_domain="elsewhere.test"), metadata=metadata)
+        assert refused.value.code() == grpc.StatusCode.NOT_FOUND
+    async with servers.channel(agent) as channel:
+        with pytest.raises(aio.AioRpcError) as refused:
+            await AccessStub(channel).DescribePolicy(own, metadata=await servers.metadata(agent))
+    assert refused.value.code() == grpc.StatusCode.PERMISSION_DENIED

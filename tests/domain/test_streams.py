@@ -69,7 +69,7 @@ async def test_a_reader_that_retention_overtakes_in_mid_stream_is_told(
     monkeypatch.setattr(subscribe, "_FRAME_BYTES", 1)  # one batch a frame
 
     class Open:
-        def require(self, action: str, contract: object) -> None: ...
+        def require_whole(self, contract: object) -> None: ...
 
     agent = mesh.workload("servers", "/agent/web1")
     async with servers.source(agent, tmp_path / "spool.db") as source:
@@ -153,4 +153,5 @@ async def test_a_stream_that_is_cut_while_the_disk_is_slow_leaves_no_task_and_lo
     busy.set()
     await blocked
     await servers.domain.log._database.write(lambda db: None)
-    assert len(await servers.domain.log.after(DISK_USAGE, 0, 1 << 20)) >= 8
+    # One of the eight jobs may have been the service's own pruning.
+    assert len(await servers.domain.log.after(DISK_USAGE, 0, 1 << 20)) >= 7

@@ -175,3 +175,26 @@ def test_who_invited_whom_and_every_refusal_is_in_the_authoritys_log(
         network.there in event["peer"] and event["claimed"] == invitation["spiffe_id"] for event in refused
     )
     assert invitation["token"].partition("@")[0].removeprefix("join-") not in log
+
+
+def test_who_joined_from_where_and_whose_token_was_stolen_is_in_the_audit_log(
+    reachable: RunningMesh, network: Elsewhere, tmp_path: Path
+) -> None:
+    invitation = invite(reachable, "far5")
+    assert join(network, invitation, tmp_path / "one").returncode == 0
+    assert join(network, invitation, tmp_path / "two").returncode == 1
+
+    def told() -> list[tuple[Any, ...]]:
+        rows = reachable.query(
+            "SELECT action, allowed::BOOLEAN AS allowed, principal, address FROM mesh_audit"
+            f" WHERE subject = '{invitation['spiffe_id']}' ORDER BY time"
+        )
+        return [(row["action"], row["allowed"], row["principal"], row["address"]) for row in rows]
+
+    eventually(lambda: len(told()) == 3, f"three records: {told()}", reachable)
+    operator, host = "spiffe://operators.telltale.internal/command-line", invitation["spiffe_id"]
+    assert told() == [
+        ("invite", True, operator, network.here),
+        ("enroll", True, host, network.there),
+        ("enroll", False, host, network.there),
+    ]

@@ -574,3 +574,35 @@ async def test_latest_leaves_the_past_out(gateway: Gateway, servers: FakeDomain,
                 log.append()
                 await asyncio.sleep(0.01)
         assert waiting.result()[0] not in log.appended[:5]
+
+
+async def test_what_the_gateway_decides_is_recorded(
+    mesh: Mesh, tmp_path: Path, servers: FakeDomain, operator: Workload
+) -> None:
+    servers.permit(operator, *READ)
+    servers.logs[DISK_USAGE].append()
+    async with gateway_service(mesh, tmp_path, max_streams_per_caller=1) as gateway:
+        await gateway.register(servers)
+        await refused(gateway.register(servers, address="nonsense"))
+        async with streaming(gateway, operator, DISK_USAGE) as first, gateway.channel(operator) as channel:
+            await first(1)
+            async with streaming(gateway, operator, DISK_USAGE) as second:
+                await refused(second(1))
+        bob = mesh.workload("operators", "/bob")
+        async with gateway.channel(bob) as channel:
+            push = channel.unary_unary("/telltale.api.mesh.v1.Ingest/Push")
+            await refused(push(b"", metadata=await gateway.metadata(bob), timeout=10))
+            await refused(push(b"", timeout=10))
+    told = [(one.action, one.allowed, one.principal) for one in gateway.recorded.decisions]
+    service, alice, bob_name = (str(who.spiffe_id) for who in (servers.me, operator, bob))
+    assert told == [
+        ("register", True, service),
+        ("register", False, service),
+        ("admit", True, alice),
+        ("admit", False, alice),
+        ("admit", True, bob_name),
+        ("forward", False, bob_name),
+        ("authenticate", False, bob_name),
+    ]
+    assert {one.address for one in gateway.recorded.decisions} == {"127.0.0.1"}
+    assert servers.address in gateway.recorded.of("register")[0].reason

@@ -7,6 +7,7 @@ from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorP
 
 from gateway import registration
 from gateway.registration import check
+from telltale.api.mesh.v1 import product_pb2
 from telltale.contract import own_image
 from telltale.errors import InvalidInput
 
@@ -137,6 +138,15 @@ def test_too_many_names_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         check(offered(), SERVERS, MESH)
 
 
+def test_too_many_services_are_refused() -> None:
+    def serve(proto: FileDescriptorProto) -> None:
+        for number in range(registration.MAX_SERVICES):
+            proto.service.add(name=f"S{number}")
+
+    with pytest.raises(InvalidInput, match="at most 256 are taken"):
+        check(changed(DISK_USAGE, serve), SERVERS, MESH)
+
+
 def test_messages_nested_too_deeply_are_refused() -> None:
     def nest(proto: FileDescriptorProto) -> None:
         message = proto.message_type[0]
@@ -186,6 +196,31 @@ def test_bytes_that_are_no_file_are_refused() -> None:
 def test_a_domain_without_a_product_is_refused() -> None:
     with pytest.raises(InvalidInput, match="offers no data product"):
         check(own_image("mesh").files, SERVERS, MESH)
+
+
+def test_a_product_that_breaks_a_mandatory_rule_of_the_mesh_is_refused_with_its_words() -> None:
+    def keep_for_ever(proto: FileDescriptorProto) -> None:
+        """The records, which name people, are kept for more than a hundred days."""
+        options = proto.service[0].options.Extensions[product_pb2.product]
+        options.retention.seconds = 101 * 86_400
+
+    accounts = "telltale/api/servers/v1/accounts.proto"
+    with pytest.raises(InvalidInput) as refused:
+        check(changed(accounts, keep_for_ever), SERVERS, MESH)
+    assert str(refused.value) == (
+        "servers.accounts breaks the rule `retention`: telltale.api.servers.v1.Accounts keeps personal data "
+        "for 101 days; keep what is personal for 100 days at most"
+    )
+
+
+def test_descriptors_without_comments_are_refused() -> None:
+    def silence(proto: FileDescriptorProto) -> None:
+        proto.ClearField("source_code_info")
+
+    with pytest.raises(
+        InvalidInput, match=r"breaks the rule `comments`: telltale\.api\.servers\.v1\.DiskUsage has"
+    ):
+        check(changed(DISK_USAGE, silence), SERVERS, MESH)
 
 
 def test_another_mesh_is_refused() -> None:

@@ -28,6 +28,7 @@ from telltale.rpc.auth import Authenticator, Caller, caller
 from telltale.rpc.client import call_metadata
 from telltale.rpc.server import serving
 from tests.gateway.fakelog import FakeLog
+from tests.support.auditing import Recorded
 from tests.support.mesh import Mesh
 
 GATEWAY = "/gateway"
@@ -147,6 +148,7 @@ class Gateway:
     mesh: Mesh
     me: Workload
     port: int
+    recorded: Recorded
 
     @asynccontextmanager
     async def channel(self, who: Workload) -> AsyncIterator[grpc.aio.Channel]:
@@ -183,5 +185,6 @@ async def gateway_service(mesh: Mesh, state: Path, **settings: Any) -> AsyncIter
         listen="127.0.0.1:0",
         **settings,
     )
-    async with serving_gateway(me, configured) as port:
-        yield Gateway(mesh, me, port)
+    recorded = Recorded()
+    async with serving_gateway(me, configured, recorded) as port:
+        yield Gateway(mesh, me, port, recorded)

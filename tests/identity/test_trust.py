@@ -3,6 +3,8 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import grpc
+import grpc.aio
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -11,9 +13,13 @@ from cryptography.x509.oid import NameOID
 
 from telltale.errors import ConfigurationError, Unauthenticated
 from telltale.identity.keys import new_key
+from telltale.identity.tokens import TokenVerifier
 from telltale.identity.trust import Trust
+from telltale.identity.workload import Workload
+from tests.support.echo import echo_server
+from tests.support.foreign import ForeignPki
 from tests.support.forgery import forged
-from tests.support.mesh import Mesh
+from tests.support.mesh import Mesh, MeshIssuer
 
 AGENT = "spiffe://servers.telltale.test/agent/web1"
 
@@ -126,3 +132,81 @@ def test_a_broken_bundle_is_named(tmp_path: Path, mesh: Mesh) -> None:
 def test_the_root_of_the_bundle_is_the_one_that_init_made(mesh: Mesh) -> None:
     root = x509.load_pem_x509_certificate(mesh.trust.root_pem)
     assert root.fingerprint(hashes.SHA256()).hex() == mesh.home.root_sha256()
+
+
+def test_a_changed_bundle_is_taken_up_and_a_broken_one_is_not(mesh: Mesh) -> None:
+    trust, root = mesh.trust, mesh.home.trust / "root.pem"
+    before, whole = trust.bundle, root.read_bytes()
+    assert not trust.refresh() and trust.bundle is before
+    for broken in (b"", whole[:200], b"rubbish"):
+        root.write_bytes(broken)
+        with pytest.raises(ConfigurationError, match=r"root\.pem"):
+            trust.refresh()
+        # Told once for each change: nobody has to read it every second.
+        assert not trust.refresh()
+        assert trust.bundle is before
+    root.unlink()
+    with pytest.raises(ConfigurationError, match="cannot read the trust bundle"):
+        trust.refresh()
+    root.write_bytes(whole)
+    assert trust.refresh() and trust.root_pem == whole
+
+
+def test_what_is_too_large_to_be_a_bundle_is_refused(mesh: Mesh) -> None:
+    trust = mesh.trust
+    (mesh.home.trust / "servers.telltale.test.jwks.json").write_bytes(b" " * (1 << 20) + b"{}")
+    with pytest.raises(ConfigurationError, match="1 MiB"):
+        trust.refresh()
+
+
+def test_a_token_key_that_left_the_bundle_vouches_for_nothing_at_once(mesh: Mesh) -> None:
+    trust, holder = mesh.trust, mesh.credentials("servers", "/agent/web1")
+    audience = "servers.telltale.test"
+    issued = mesh.authorities["servers"].issue_token(
+        holder.spiffe_id, holder.thumbprint, [audience], holder.not_after
+    )
+    tokens = TokenVerifier(trust, audience)
+    tokens.verify(issued.text, holder.thumbprint)
+    (mesh.home.trust / f"{audience}.jwks.json").write_text('{"keys": []}')
+    assert trust.refresh()
+    with pytest.raises(Unauthenticated, match="key is not one of"):
+        tokens.verify(issued.text, holder.thumbprint)
+
+
+def test_only_roots_of_its_own_trust_domain_are_offered_for_a_server(mesh: Mesh) -> None:
+    pki = ForeignPki.make()
+    (mesh.home.trust / "servers.telltale.test.bundle.pem").write_bytes(pki.root_pem)
+    trust = mesh.trust
+    assert pki.root_pem in trust.roots_for("service.servers.telltale.test")
+    assert pki.root_pem in trust.all_roots_pem
+    for name in ("gateway.platform.telltale.test", "localhost", "servers.telltale.test", "a.b.telltale.test"):
+        assert trust.roots_for(name) == trust.root_pem
+
+
+async def test_connections_follow_the_roots_on_both_ends(tmp_path: Path, mesh: Mesh) -> None:
+    """A root that was added while everything ran vouches for the next server and the next client."""
+    other = Mesh.create(tmp_path / "other", "servers", "platform")
+    agent = mesh.workload("servers", "/agent/web1")
+    newcomer = Workload(other.credentials("servers", "/agent/web2"), agent.trust, MeshIssuer(other))
+    async with echo_server(mesh) as echo:
+        server = echo.trust
+        with pytest.raises(grpc.aio.AioRpcError):
+            await echo.call(newcomer, authorization=f"Bearer {await newcomer.token(echo.audience)}")
+        root = mesh.home.trust / "root.pem"
+        root.write_bytes(root.read_bytes() + other.trust.root_pem)
+        jwks = "servers.telltale.test.jwks.json"
+        (mesh.home.trust / jwks).write_bytes((other.home.trust / jwks).read_bytes())
+        assert server.refresh()
+        said = await echo.call(newcomer, authorization=f"Bearer {await newcomer.token(echo.audience)}")
+        assert "web2" in said
+    # And the other way round: one channel, a server of the new root.
+    async with echo_server(other) as echo, agent.channel(echo.address, echo.server_name) as channel:
+        probe = channel.unary_unary("/echo/Who")
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await probe(b"", timeout=10)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert agent.trust.refresh()
+        with pytest.raises(grpc.aio.AioRpcError) as known:
+            # Its certificate is not of a root that this server believes: it has got as far as that.
+            await probe(b"", timeout=10)
+        assert "certificate verify failed" not in str(known.value.details()).lower().replace("_", " ")

@@ -19,6 +19,7 @@ from telltale.identity.credentials import Credentials
 from telltale.identity.tokens import confirmation
 from telltale.identity.workload import Workload
 from telltale.rpc.server import serving
+from tests.support.auditing import Recorded
 from tests.support.echo import Echo, echo_server
 from tests.support.forgery import forged
 from tests.support.mesh import Mesh, MeshIssuer
@@ -197,6 +198,10 @@ async def test_a_token_for_another_audience_is_refused(mesh: Mesh, echo: Echo) -
         ({"sub": "web1"}, "lacks"),
         ({"jti": None}, "does not hold"),
         ({"exp": None}, "does not hold"),
+        ({"groups": "root"}, "no list of at most 32 group names"),
+        ({"groups": ["Root!"]}, "no list of at most 32 group names"),
+        ({"groups": [7]}, "no list of at most 32 group names"),
+        ({"groups": [f"g{number}" for number in range(33)]}, "no list of at most 32 group names"),
     ],
 )
 async def test_a_token_with_wrong_claims_is_refused(
@@ -238,6 +243,19 @@ async def test_a_forwarder_speaks_for_its_caller(mesh: Mesh, echo: Echo) -> None
     assert said == "spiffe://servers.telltale.test/agent/web1 by spiffe://platform.telltale.test/gateway"
 
 
+async def test_a_callers_groups_are_those_of_its_own_token_also_behind_a_forwarder(
+    mesh: Mesh, echo: Echo
+) -> None:
+    gateway = mesh.workload("platform", "/gateway", groups=["fans"])
+    agent = mesh.workload("servers", "/agent/web1", groups=["on-call", "dev"])
+    said = await echo.call(agent, authorization=await bearer(agent, echo.audience))
+    assert said.endswith(" in dev, on-call")
+    own = await bearer(gateway, echo.audience)
+    forwarded = await agent.token(echo.audience)
+    said = await echo.call(gateway, authorization=own, telltale_on_behalf_of=forwarded)
+    assert said.endswith("by spiffe://platform.telltale.test/gateway in dev, on-call")
+
+
 async def test_nobody_but_a_forwarder_speaks_for_others(mesh: Mesh, echo: Echo) -> None:
     rogue, agent = mesh.workload("platform", "/writer"), mesh.workload("servers", "/agent/web1")
     metadata = {
@@ -265,3 +283,45 @@ async def test_metadata_that_two_readers_could_read_differently_is_refused(mesh:
         with pytest.raises(grpc.aio.AioRpcError, match="appears 2 times"):
             twice = (("authorization", token), ("authorization", "Bearer other"))
             await channel.unary_unary("/echo/Who")(b"", metadata=twice, timeout=10)
+
+
+async def test_everybody_who_is_not_known_is_recorded_with_what_is_proven_and_claimed(mesh: Mesh) -> None:
+    agent = mesh.workload("servers", "/agent/web1")
+    other = mesh.workload("servers", "/agent/web2")
+    two = forged(
+        mesh, "servers", "spiffe://servers.telltale.test/agent/a", "spiffe://servers.telltale.test/agent/b"
+    )
+    recorded = Recorded()
+    async with echo_server(mesh, auditor=recorded) as echo:
+        stolen = await bearer(other, echo.audience)
+        foreign = await bearer(agent, mesh.trust_domain("platform"))
+        await refusal(echo, agent)
+        await refusal(echo, agent, authorization=stolen)
+        await refusal(echo, agent, authorization=foreign)
+        await refusal(echo, two)
+        assert await echo.call(agent, authorization=await bearer(agent, echo.audience))
+    none, thief, misled, double = recorded.decisions
+    assert {(one.action, one.allowed) for one in recorded.decisions} == {("authenticate", False)}
+    assert {one.principal for one in (none, thief, misled)} == {str(agent.spiffe_id)}
+    assert {one.peer for one in (none, thief, misled)} == {str(agent.spiffe_id)}
+    assert "sent no token" in none.reason and none.reason.endswith("(/echo/Who)")
+    assert "bound to another certificate" in thief.reason
+    assert "not meant for servers.telltale.test" in misled.reason
+    assert double.peer == "" and "/agent/a" in double.principal and "/agent/b" in double.principal
+    assert {one.address for one in recorded.decisions} == {"127.0.0.1"}
+    for token in (stolen, foreign):
+        assert not [part for part in token.removeprefix("Bearer ").split(".") if part in str(recorded)]
+
+
+async def test_a_stream_that_ends_with_its_token_is_no_refusal(tmp_path: Path) -> None:
+    mesh = Mesh.create(tmp_path, "servers", token_life=timedelta(seconds=2))
+    agent, recorded = mesh.workload("servers", "/agent/web1"), Recorded()
+    async with echo_server(mesh, auditor=recorded) as echo, echo.channel(agent) as channel:
+        call = channel.unary_stream("/echo/Waits")(
+            b"", metadata=(("authorization", await bearer(agent, echo.audience)),), timeout=30
+        )
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            async for _ in call:
+                pass
+    assert "token expired" in (ended.value.details() or "")
+    assert recorded.decisions == []

@@ -43,9 +43,7 @@ async def tell(mesh: RunningMesh, host: str, batches: int) -> None:
 
 
 def stored(mesh: RunningMesh, host: str) -> set[int]:
-    rows = mesh.query(
-        f"SELECT mountpoint FROM servers_disk_usage WHERE mountpoint LIKE '/{host}/%' AND _verified = 'VERIFIED'"
-    )
+    rows = mesh.query(f"SELECT mountpoint FROM servers_disk_usage WHERE mountpoint LIKE '/{host}/%'")
     return {int(row["mountpoint"].rpartition("/")[2]) for row in rows}
 
 
@@ -55,7 +53,8 @@ def findings(mesh: RunningMesh, detection: str, host: str) -> list[Any]:
 
 def quarantined(mesh: RunningMesh, host: str) -> list[dict[str, Any]]:
     return mesh.query(
-        f"SELECT product, sequence, reason FROM quarantine WHERE source LIKE '%/agent/{host}' ORDER BY sequence"
+        f"SELECT product, sequence, reason FROM quarantine WHERE source LIKE '%/agent/{host}'"
+        " ORDER BY sequence"
     )
 
 

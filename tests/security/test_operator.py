@@ -92,11 +92,16 @@ async def test_a_forged_page_token_is_refused(attacker: Attacker, eve: Workload)
             log = SealedList.FromString(listed).position.log
         query = sha256(b"").hex()[:16]
         for place in (
-            [1 << 63, "x", "00"],
-            [10**400, "x", "00"],
-            [-1, "x", "00"],
-            [1, "\ud800", "00"],
-            [1, [], "0"],
+            [1 << 63, 1],
+            [10**400, 1],
+            [-1, 1],
+            [1, 1 << 63],
+            [1, -1],
+            [1, "x"],
+            [1, []],
+            # No row of this inventory.
+            [1, (1 << 63) - 1],
+            [1, 1, 1],
         ):
             token = base64.urlsafe_b64encode(json.dumps([log, query, *place]).encode()).decode()
             request = ListRequest(page_token=token).SerializeToString()

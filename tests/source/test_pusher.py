@@ -2,20 +2,24 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog
 
 from telltale.api.mesh.v1.batch_pb2 import Header, HoleReason, LossReason, SealedBatch
 from telltale.api.servers.v1.disk_usage_pb2 import DiskUsageFrame
 from telltale.identity.workload import Workload
+from telltale.rpc import client
 from telltale.seal.sealing import MAX_PAYLOAD_BYTES
 from telltale.source import pusher, source
 from tests.support.batches import DISK_USAGE, INVENTORY, disk_usage, host
@@ -240,10 +244,39 @@ async def test_a_clock_that_ran_ahead_stops_nothing_for_long(
         assert header.sealed_time.ToDatetime(tzinfo=UTC) < datetime.now(UTC) + timedelta(minutes=1)
 
 
+async def test_two_holders_of_one_identity_are_told_apart_from_a_spool_that_was_restored(
+    servers: Running, agent: Workload, tmp_path: Path
+) -> None:
+    async with servers.source(agent, tmp_path / "spool.db") as first:
+        await first.publish(DISK_USAGE, [disk_usage("/first-1")])
+        await acked(first)
+    shutil.copy(tmp_path / "spool.db", tmp_path / "copy.db")
+    with structlog.testing.capture_logs() as logs:
+        async with servers.source(agent, tmp_path / "spool.db") as first:
+            await first.publish(DISK_USAGE, [disk_usage("/first-2")])
+            await acked(first)
+            # A copy that comes back alone begins a later chain, and that is all.
+            async with servers.source(agent, tmp_path / "copy.db") as second:
+                await second.publish(DISK_USAGE, [disk_usage("/second-1")])
+                await acked(second)
+                assert not _contested(logs)
+                # The first one is still there and goes on: now there are two.
+                await first.publish(DISK_USAGE, [disk_usage("/first-3")])
+                await acked(first)
+    assert _contested(logs)
+    # Nobody can tell which of them is the right one: what both say is kept, each record once.
+    assert await mountpoints(servers) == ["/first-1", "/first-2", "/second-1", "/first-3"]
+
+
+def _contested(logs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [one for one in logs if "two hosts use one identity" in str(one.get("detail"))]
+
+
 async def test_a_stream_is_opened_anew_at_the_end_of_its_life(
     servers: Running, agent: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pusher, "_STREAM_LIFE", timedelta(milliseconds=30))
+    monkeypatch.setattr(client, "_STREAM_SHARE", 0.0)
+    monkeypatch.setattr(client, "_SHORTEST_STREAM", 0.03)
     async with servers.source(agent, tmp_path / "spool.db") as one:
         for number in range(30):
             await one.publish(DISK_USAGE, [disk_usage(str(number))])

@@ -3,8 +3,10 @@
 import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -155,3 +157,66 @@ async def test_an_appended_batch_survives_kill_nine(tmp_path: Path) -> None:
         left = await headers(spool)
     assert len(left) >= kept
     assert [header.sequence for header in left] == list(range(1, len(left) + 1))
+
+
+async def test_what_was_sealed_with_an_ended_certificate_is_sealed_again_in_its_place(tmp_path: Path) -> None:
+    def late(draft: Draft) -> Sealed:
+        return replace(sealer()(draft), late=True)
+
+    def again(draft: Draft, batch: SealedBatch) -> Sealed:
+        return replace(sealer(300)(draft), certificates=(b"new leaf", b"issuer"))
+
+    async with Spool(tmp_path / "spool.db", 1 << 20) as spool:
+        await spool.append(PRODUCT, 7, [sealer(), sealer()], sheddable=True)
+        await spool.append(PRODUCT, 7, [late, late], sheddable=True)
+        await spool.append(PRODUCT, 7, [sealer()], sheddable=True)
+        before = await spool.after(0, 1 << 20, 10)
+        assert await spool.reseal_late(again) == [PRODUCT]
+        after = await spool.after(0, 1 << 20, 10)
+        assert [one.id for one in after] == [one.id for one in before]
+        assert after[:2] == before[:2]
+        assert {one.certificates for one in after[2:]} == {(b"new leaf", b"issuer")}
+        assert await spool.reseal_late(again) == []
+        usage = await spool.usage()
+        # The chain goes on: nobody can tell.
+        await spool.append(PRODUCT, 99, [sealer()], sheddable=True)
+        chain = await spool.after(0, 1 << 20, 10)
+    made = [SealedBatch.FromString(one.batch) for one in chain]
+    parsed = [Header.FromString(batch.header) for batch in made]
+    assert [(header.epoch, header.sequence) for header in parsed] == [(7, n) for n in range(1, 7)]
+    for earlier, header in zip(made, parsed[1:], strict=False):
+        assert header.previous_header_sha256 == sha256(earlier.header)
+    async with Spool(tmp_path / "spool.db", 1 << 20) as spool:
+        assert (await spool.usage()).bytes > usage.bytes
+
+
+async def test_holes_that_a_late_batch_declares_are_declared_when_it_is_sealed_again(tmp_path: Path) -> None:
+    def late(draft: Draft) -> Sealed:
+        return replace(sealer()(draft), late=True)
+
+    async with Spool(tmp_path / "spool.db", 1 << 20) as spool:
+        await spool.append(PRODUCT, 7, [sealer()], sheddable=True)
+        (first,) = await spool.after(0, 1 << 20, 10)
+        refusal = Refusal(product=PRODUCT, epoch=7, sequence=1, reason=RefusalReason.REFUSAL_REASON_SIGNATURE)
+        await spool.refuse(first, refusal)
+        await spool.append(PRODUCT, 7, [late], sheddable=True)
+        await spool.reseal_late(reseal)
+        (header,) = await headers(spool)
+    assert [(hole.first_sequence, hole.last_sequence) for hole in header.holes] == [(1, 1)]
+
+
+async def test_certificates_of_batches_that_have_gone_do_not_pile_up(tmp_path: Path) -> None:
+    def signed(number: int):  # type: ignore[no-untyped-def]
+        return lambda draft: replace(sealer()(draft), certificates=(b"leaf %d" % number, b"issuer"))
+
+    async with Spool(tmp_path / "spool.db", 1 << 20) as spool:
+        await spool.append(PRODUCT, 7, [signed(0)], sheddable=True)
+        (kept,) = await spool.after(0, 1 << 20, 10)
+        for number in range(1, 200):
+            await spool.append(PRODUCT, 7, [signed(number)], sheddable=True)
+            await spool.forget([one.id for one in await spool.after(kept.id, 1 << 20, 10)])
+        assert (await spool.after(0, 1 << 20, 10))[0].certificates == (b"leaf 0", b"issuer")
+    connection = sqlite3.connect(tmp_path / "spool.db")
+    (count,) = connection.execute("SELECT count(*) FROM certificates").fetchone()
+    connection.close()
+    assert count <= 70

@@ -21,7 +21,8 @@ from telltale.contract.image import own_image
 from telltale.contract.product import contracts_in
 from telltale.errors import BatchRefused, Unavailable
 from telltale.naming import SpiffeId
-from telltale.source.telemetry import PROCESSES, REFUSALS, Telemetry, half_of_freshness, self_metrics
+from telltale.source.own import half_of_freshness
+from telltale.source.telemetry import PROCESSES, REFUSALS, Telemetry, self_metrics
 from tests.support.domain import DOMAINS, running
 from tests.support.mesh import Mesh
 

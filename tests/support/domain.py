@@ -63,9 +63,10 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def running(
-    mesh: Mesh, directory: Path, name: str = "servers", port: int = 0
+    mesh: Mesh, directory: Path, name: str = "servers", port: int = 0, platform: str = ""
 ) -> AsyncIterator[Running]:
-    """Serves a domain with its own policy. Nothing listens where its gateway and platform should be."""
+    """Serves a domain with its own policy. Nothing listens where its gateway should be, nor, if no address
+    is given, its platform."""
     port = port or free_port()
     nobody = f"127.0.0.1:{free_port()}"
     settings = DomainSettings(
@@ -77,7 +78,7 @@ async def running(
         listen=f"127.0.0.1:{port}",
         advertise=f"127.0.0.1:{port}",
         gateway=nobody,
-        platform=nobody,
+        platform=platform or nobody,
     )
     me = mesh.workload(name, "/service", [mesh.server_name("service", name)])
     policy = ROOT / "services" / name / "policy.cedar"

@@ -10,9 +10,11 @@ import grpc
 import grpc.aio
 
 from telltale.api.mesh.v1 import access_pb2
+from telltale.audit import UNRECORDED, Auditor
 from telltale.errors import LimitExceeded, NotFound, PermissionMissing, Precondition
 from telltale.identity.credentials import Credentials
 from telltale.identity.dialling import dial
+from telltale.identity.trust import Trust
 from telltale.identity.workload import Workload
 from telltale.naming import SpiffeId
 from telltale.rpc.auth import Authenticator, caller
@@ -31,7 +33,9 @@ ERRORS = {
 async def who(request: bytes, context: Any) -> bytes:
     if request in ERRORS:
         raise ERRORS[request]
-    return f"{caller().principal} by {caller().peer}".encode()
+    known = caller()
+    groups = f" in {', '.join(sorted(known.groups))}" if known.groups else ""
+    return f"{known.principal} by {known.peer}{groups}".encode()
 
 
 async def echo(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
@@ -96,6 +100,8 @@ class Echo:
     address: str
     server_name: str
     audience: str
+    # The server's own.
+    trust: Trust
 
     def channel(self, who: Workload | Credentials) -> grpc.aio.Channel:
         if isinstance(who, Workload):
@@ -111,7 +117,9 @@ class Echo:
 
 
 @asynccontextmanager
-async def echo_server(mesh: Mesh, forwarders: frozenset[SpiffeId] = frozenset()) -> AsyncIterator[Echo]:
+async def echo_server(
+    mesh: Mesh, forwarders: frozenset[SpiffeId] = frozenset(), auditor: Auditor = UNRECORDED
+) -> AsyncIterator[Echo]:
     """Serves as the domain service of `servers`."""
     name, audience = mesh.server_name("service", "servers"), mesh.trust_domain("servers")
     me = mesh.workload("servers", "/service", [name])
@@ -121,5 +129,6 @@ async def echo_server(mesh: Mesh, forwarders: frozenset[SpiffeId] = frozenset())
         "127.0.0.1:0",
         Authenticator(me.trust, audience, forwarders),
         lambda server: server.add_generic_rpc_handlers((generic,)),
+        auditor=auditor,
     ) as port:
-        yield Echo(mesh, f"127.0.0.1:{port}", name, audience)
+        yield Echo(mesh, f"127.0.0.1:{port}", name, audience, me.trust)

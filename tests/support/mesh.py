@@ -67,17 +67,20 @@ class Mesh:
         profile = Profile(self.spiffe_id(domain, path), tuple(dns_names))
         return Credentials(key, self.authorities[domain].issue(profile, key.public_key()))
 
-    def workload(self, domain: str, path: str, dns_names: Sequence[str] = ()) -> Workload:
+    def workload(
+        self, domain: str, path: str, dns_names: Sequence[str] = (), groups: Sequence[str] = ()
+    ) -> Workload:
         """A ready workload. Servers need DNS names: `[mesh.server_name("service", "servers")]`."""
         credentials = self.credentials(domain, path, dns_names)
-        return Workload(credentials, self.trust, MeshIssuer(self))
+        return Workload(credentials, self.trust, MeshIssuer(self, groups))
 
 
 class MeshIssuer:
     """Issues like the authority of whoever asks, without a wire in between."""
 
-    def __init__(self, mesh: Mesh) -> None:
+    def __init__(self, mesh: Mesh, groups: Sequence[str] = ()) -> None:
         self._mesh = mesh
+        self._groups = groups
 
     def _authority(self, credentials: Credentials) -> IssuingAuthority:
         wanted = credentials.spiffe_id.trust_domain
@@ -90,5 +93,5 @@ class MeshIssuer:
 
     async def token(self, credentials: Credentials, audiences: Sequence[str]) -> IssuedToken:
         return self._authority(credentials).issue_token(
-            credentials.spiffe_id, credentials.thumbprint, audiences, credentials.not_after
+            credentials.spiffe_id, credentials.thumbprint, audiences, credentials.not_after, self._groups
         )

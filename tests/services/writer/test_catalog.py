@@ -73,10 +73,11 @@ async def test_products_that_appear_later_are_found_and_others_are_left_alone(
     gateway = Gateway()
     gateway.files = own_image("platform").files
     async with looking(mesh, store, gateway, products="mesh.*,servers.disk_*"):
-        await until_known(database, 2)
+        await until_known(database, 3)
         gateway.files = {**gateway.files, **SERVERS.files}
-        await until_known(database, 4)
-    assert set(known(database)) == {"mesh.processes", "mesh.refusals", "servers.disk_io", DISK_USAGE}
+        await until_known(database, 5)
+    mesh_products = {"mesh.audit", "mesh.processes", "mesh.refusals"}
+    assert set(known(database)) == {*mesh_products, "servers.disk_io", DISK_USAGE}
     with pytest.raises(TelltaleError, match="servers_units"):
         run_query(database, "SELECT * FROM servers_units")
 

@@ -28,7 +28,7 @@ from telltale.api.mesh.v1 import product_pb2 as telltale_dot_api_dot_mesh_dot_v1
 from telltale.api.mesh.v1 import stream_pb2 as telltale_dot_api_dot_mesh_dot_v1_dot_stream__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'telltale/api/analysis/v1/findings.proto\x12\x18telltale.api.analysis.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a telltale/api/mesh/v1/batch.proto\x1a\"telltale/api/mesh/v1/product.proto\x1a!telltale/api/mesh/v1/stream.proto\"\x9a\x07\n\x0e\x46indingsRecord\x12\x31\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x07\xa2\xd4\x18\x03\"\x01\x01\x12\x13\n\x02id\x18\x02 \x01(\tB\x07\xa2\xd4\x18\x03\"\x01\x02\x12\x19\n\x08revision\x18\x03 \x01(\rB\x07\xa2\xd4\x18\x03\"\x01\x02\x12.\n\x05state\x18\x04 \x01(\x0e\x32\x1f.telltale.api.analysis.v1.State\x12\x11\n\tdetection\x18\x05 \x01(\t\x12\x19\n\x11\x64\x65tection_version\x18\x06 \x01(\r\x12\x32\n\x07verdict\x18\x07 \x01(\x0e\x32!.telltale.api.analysis.v1.Verdict\x12\x34\n\x08severity\x18\x08 \x01(\x0e\x32\".telltale.api.analysis.v1.Severity\x12\r\n\x05title\x18\t \x01(\t\x12\x11\n\ttechnique\x18\n \x01(\t\x12\x39\n\x0b\x65ntity_kind\x18\x0b \x01(\x0e\x32$.telltale.api.analysis.v1.EntityKind\x12\x0e\n\x06\x65ntity\x18\x0c \x01(\t\x12\x0c\n\x04part\x18\r \x01(\t\x12 \n\x04host\x18\x0e \x01(\tB\x12\xa2\xd4\x18\x0e\x12\thost.name\"\x01\x03\x12\x0f\n\x07product\x18\x0f \x01(\t\x12\x0e\n\x06source\x18\x10 \x01(\t\x12,\n\x06origin\x18\x11 \x01(\x0e\x32\x1c.telltale.api.mesh.v1.Origin\x12\x30\n\x0cwindow_start\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nwindow_end\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x05value\x18\x14 \x01(\x01\x42\x07\xa2\xd4\x18\x03\"\x01\tH\x00\x88\x01\x01\x12\x1f\n\tthreshold\x18\x15 \x01(\x01\x42\x07\xa2\xd4\x18\x03\"\x01\tH\x01\x88\x01\x01\x12\x0c\n\x04unit\x18\x16 \x01(\t\x12\'\n\x0boccurrences\x18\x17 \x01(\x04\x42\x12\xa2\xd4\x18\x0e\n\x0c{occurrence}\x12\x30\n\x08\x65vidence\x18\x18 \x03(\x0b\x32\x1e.telltale.api.analysis.v1.Fact\x12<\n\x0c\x63ompleteness\x18\x19 \x01(\x0b\x32&.telltale.api.analysis.v1.Completeness\x12\x12\n\nreplay_run\x18\x1a \x01(\tB\x08\n\x06_valueB\x0c\n\n_threshold\"#\n\x04\x46\x61\x63t\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\xaa\x01\n\x0c\x43ompleteness\x12\x14\n\x0clost_records\x18\x01 \x01(\x04\x12\x18\n\x10uncounted_losses\x18\x02 \x01(\x04\x12\x14\n\x0chole_records\x18\x03 \x01(\x04\x12\x17\n\x0fmissing_batches\x18\x04 \x01(\x04\x12\x17\n\x0frefused_batches\x18\x05 \x01(\x04\x12\x14\n\x0clate_records\x18\x06 \x01(\x04\x12\x0c\n\x04gaps\x18\x07 \x01(\x04\"\xbc\x03\n\rFindingsFrame\x12>\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32-.telltale.api.analysis.v1.FindingsFrame.Batch\x12\x14\n\x0c\x63\x65rtificates\x18\x02 \x03(\x0c\x12&\n\x03gap\x18\x03 \x01(\x0b\x32\x19.telltale.api.mesh.v1.Gap\x12(\n\x04sync\x18\x04 \x01(\x0b\x32\x1a.telltale.api.mesh.v1.Sync\x1a\x44\n\x07Records\x12\x39\n\x07records\x18\x01 \x03(\x0b\x32(.telltale.api.analysis.v1.FindingsRecord\x1a\xbc\x01\n\x05\x42\x61tch\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.telltale.api.mesh.v1.Header\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12@\n\x07payload\x18\x03 \x01(\x0b\x32/.telltale.api.analysis.v1.FindingsFrame.Records\x12\x30\n\x08\x64\x65livery\x18\x04 \x01(\x0b\x32\x1e.telltale.api.mesh.v1.Delivery*?\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n\nSTATE_OPEN\x10\x01\x12\x0f\n\x0bSTATE_ENDED\x10\x02*h\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x17\n\x13VERDICT_PERFORMANCE\x10\x01\x12\x14\n\x10VERDICT_SECURITY\x10\x02\x12\x15\n\x11VERDICT_INTEGRITY\x10\x03*\x91\x01\n\x08Severity\x12\x18\n\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x1a\n\x16SEVERITY_INFORMATIONAL\x10\x01\x12\x10\n\x0cSEVERITY_LOW\x10\x02\x12\x13\n\x0fSEVERITY_MEDIUM\x10\x03\x12\x11\n\rSEVERITY_HIGH\x10\x04\x12\x15\n\x11SEVERITY_CRITICAL\x10\x05*\xbe\x01\n\nEntityKind\x12\x1b\n\x17\x45NTITY_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45NTITY_KIND_HOST\x10\x01\x12\x17\n\x13\x45NTITY_KIND_ACCOUNT\x10\x02\x12\x17\n\x13\x45NTITY_KIND_PROCESS\x10\x03\x12\x17\n\x13\x45NTITY_KIND_ADDRESS\x10\x04\x12\x19\n\x15\x45NTITY_KIND_PRINCIPAL\x10\x05\x12\x17\n\x13\x45NTITY_KIND_PRODUCT\x10\x06\x32\xc1\x03\n\x08\x46indings\x12^\n\tSubscribe\x12&.telltale.api.mesh.v1.SubscribeRequest\x1a\'.telltale.api.analysis.v1.FindingsFrame0\x01\x1a\xd4\x02\xa2\xd4\x18\xcf\x02\n\x11\x61nalysis.findings\x10\x02\x1a\x08\x61nalysis\"\x14\x61nalysis@example.org*\x05\x31.0.00\x02:aTell what endangers a service level, what is small and wrong, and what can no longer be believed.BDA finding rests on what arrived; its completeness says what did not.BXAfter a loss of the service\'s own directory a finding may come again, under the same id.H\x03R\x03\x08\xac\x02Z\x05\x08\x80\xe7\x84\x0f\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'telltale/api/analysis/v1/findings.proto\x12\x18telltale.api.analysis.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a telltale/api/mesh/v1/batch.proto\x1a\"telltale/api/mesh/v1/product.proto\x1a!telltale/api/mesh/v1/stream.proto\"\xa8\x07\n\x0e\x46indingsRecord\x12\x31\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x07\xa2\xd4\x18\x03\"\x01\x01\x12\x13\n\x02id\x18\x02 \x01(\tB\x07\xa2\xd4\x18\x03\"\x01\x02\x12\x19\n\x08revision\x18\x03 \x01(\rB\x07\xa2\xd4\x18\x03\"\x01\x02\x12.\n\x05state\x18\x04 \x01(\x0e\x32\x1f.telltale.api.analysis.v1.State\x12\x11\n\tdetection\x18\x05 \x01(\t\x12\x19\n\x11\x64\x65tection_version\x18\x06 \x01(\r\x12\x32\n\x07verdict\x18\x07 \x01(\x0e\x32!.telltale.api.analysis.v1.Verdict\x12\x34\n\x08severity\x18\x08 \x01(\x0e\x32\".telltale.api.analysis.v1.Severity\x12\x15\n\x05title\x18\t \x01(\tB\x06\xa2\xd4\x18\x02\x18\x03\x12\x11\n\ttechnique\x18\n \x01(\t\x12\x39\n\x0b\x65ntity_kind\x18\x0b \x01(\x0e\x32$.telltale.api.analysis.v1.EntityKind\x12\x16\n\x06\x65ntity\x18\x0c \x01(\tB\x06\xa2\xd4\x18\x02\x18\x03\x12\x14\n\x04part\x18\r \x01(\tB\x06\xa2\xd4\x18\x02\x18\x03\x12 \n\x04host\x18\x0e \x01(\tB\x12\xa2\xd4\x18\x0e\x12\thost.name\"\x01\x03\x12\x0f\n\x07product\x18\x0f \x01(\t\x12\x0e\n\x06source\x18\x10 \x01(\t\x12,\n\x06origin\x18\x11 \x01(\x0e\x32\x1c.telltale.api.mesh.v1.Origin\x12\x30\n\x0cwindow_start\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nwindow_end\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\x05value\x18\x14 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tthreshold\x18\x15 \x01(\x01H\x01\x88\x01\x01\x12\x0c\n\x04unit\x18\x16 \x01(\t\x12\'\n\x0boccurrences\x18\x17 \x01(\x04\x42\x12\xa2\xd4\x18\x0e\n\x0c{occurrence}\x12\x38\n\x08\x65vidence\x18\x18 \x03(\x0b\x32\x1e.telltale.api.analysis.v1.FactB\x06\xa2\xd4\x18\x02\x18\x03\x12<\n\x0c\x63ompleteness\x18\x19 \x01(\x0b\x32&.telltale.api.analysis.v1.Completeness\x12\x12\n\nreplay_run\x18\x1a \x01(\tB\x08\n\x06_valueB\x0c\n\n_threshold\"#\n\x04\x46\x61\x63t\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\xaa\x01\n\x0c\x43ompleteness\x12\x14\n\x0clost_records\x18\x01 \x01(\x04\x12\x18\n\x10uncounted_losses\x18\x02 \x01(\x04\x12\x14\n\x0chole_records\x18\x03 \x01(\x04\x12\x17\n\x0fmissing_batches\x18\x04 \x01(\x04\x12\x17\n\x0frefused_batches\x18\x05 \x01(\x04\x12\x14\n\x0clate_records\x18\x06 \x01(\x04\x12\x0c\n\x04gaps\x18\x07 \x01(\x04\"\xbc\x03\n\rFindingsFrame\x12>\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32-.telltale.api.analysis.v1.FindingsFrame.Batch\x12\x14\n\x0c\x63\x65rtificates\x18\x02 \x03(\x0c\x12&\n\x03gap\x18\x03 \x01(\x0b\x32\x19.telltale.api.mesh.v1.Gap\x12(\n\x04sync\x18\x04 \x01(\x0b\x32\x1a.telltale.api.mesh.v1.Sync\x1a\x44\n\x07Records\x12\x39\n\x07records\x18\x01 \x03(\x0b\x32(.telltale.api.analysis.v1.FindingsRecord\x1a\xbc\x01\n\x05\x42\x61tch\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.telltale.api.mesh.v1.Header\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12@\n\x07payload\x18\x03 \x01(\x0b\x32/.telltale.api.analysis.v1.FindingsFrame.Records\x12\x30\n\x08\x64\x65livery\x18\x04 \x01(\x0b\x32\x1e.telltale.api.mesh.v1.Delivery*?\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n\nSTATE_OPEN\x10\x01\x12\x0f\n\x0bSTATE_ENDED\x10\x02*h\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x17\n\x13VERDICT_PERFORMANCE\x10\x01\x12\x14\n\x10VERDICT_SECURITY\x10\x02\x12\x15\n\x11VERDICT_INTEGRITY\x10\x03*\x91\x01\n\x08Severity\x12\x18\n\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x1a\n\x16SEVERITY_INFORMATIONAL\x10\x01\x12\x10\n\x0cSEVERITY_LOW\x10\x02\x12\x13\n\x0fSEVERITY_MEDIUM\x10\x03\x12\x11\n\rSEVERITY_HIGH\x10\x04\x12\x15\n\x11SEVERITY_CRITICAL\x10\x05*\xbe\x01\n\nEntityKind\x12\x1b\n\x17\x45NTITY_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45NTITY_KIND_HOST\x10\x01\x12\x17\n\x13\x45NTITY_KIND_ACCOUNT\x10\x02\x12\x17\n\x13\x45NTITY_KIND_PROCESS\x10\x03\x12\x17\n\x13\x45NTITY_KIND_ADDRESS\x10\x04\x12\x19\n\x15\x45NTITY_KIND_PRINCIPAL\x10\x05\x12\x17\n\x13\x45NTITY_KIND_PRODUCT\x10\x06\x32\xc1\x03\n\x08\x46indings\x12^\n\tSubscribe\x12&.telltale.api.mesh.v1.SubscribeRequest\x1a\'.telltale.api.analysis.v1.FindingsFrame0\x01\x1a\xd4\x02\xa2\xd4\x18\xcf\x02\n\x11\x61nalysis.findings\x10\x02\x1a\x08\x61nalysis\"\x14\x61nalysis@example.org*\x05\x31.0.00\x02:aTell what endangers a service level, what is small and wrong, and what can no longer be believed.BDA finding rests on what arrived; its completeness says what did not.BXAfter a loss of the service\'s own directory a finding may come again, under the same id.H\x03R\x03\x08\xac\x02Z\x05\x08\x80\xe7\x84\x0f\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,36 +41,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FINDINGSRECORD'].fields_by_name['id']._serialized_options = b'\242\324\030\003\"\001\002'
   _globals['_FINDINGSRECORD'].fields_by_name['revision']._loaded_options = None
   _globals['_FINDINGSRECORD'].fields_by_name['revision']._serialized_options = b'\242\324\030\003\"\001\002'
+  _globals['_FINDINGSRECORD'].fields_by_name['title']._loaded_options = None
+  _globals['_FINDINGSRECORD'].fields_by_name['title']._serialized_options = b'\242\324\030\002\030\003'
+  _globals['_FINDINGSRECORD'].fields_by_name['entity']._loaded_options = None
+  _globals['_FINDINGSRECORD'].fields_by_name['entity']._serialized_options = b'\242\324\030\002\030\003'
+  _globals['_FINDINGSRECORD'].fields_by_name['part']._loaded_options = None
+  _globals['_FINDINGSRECORD'].fields_by_name['part']._serialized_options = b'\242\324\030\002\030\003'
   _globals['_FINDINGSRECORD'].fields_by_name['host']._loaded_options = None
   _globals['_FINDINGSRECORD'].fields_by_name['host']._serialized_options = b'\242\324\030\016\022\thost.name\"\001\003'
-  _globals['_FINDINGSRECORD'].fields_by_name['value']._loaded_options = None
-  _globals['_FINDINGSRECORD'].fields_by_name['value']._serialized_options = b'\242\324\030\003\"\001\t'
-  _globals['_FINDINGSRECORD'].fields_by_name['threshold']._loaded_options = None
-  _globals['_FINDINGSRECORD'].fields_by_name['threshold']._serialized_options = b'\242\324\030\003\"\001\t'
   _globals['_FINDINGSRECORD'].fields_by_name['occurrences']._loaded_options = None
   _globals['_FINDINGSRECORD'].fields_by_name['occurrences']._serialized_options = b'\242\324\030\016\n\014{occurrence}'
+  _globals['_FINDINGSRECORD'].fields_by_name['evidence']._loaded_options = None
+  _globals['_FINDINGSRECORD'].fields_by_name['evidence']._serialized_options = b'\242\324\030\002\030\003'
   _globals['_FINDINGS']._loaded_options = None
   _globals['_FINDINGS']._serialized_options = b'\242\324\030\317\002\n\021analysis.findings\020\002\032\010analysis\"\024analysis@example.org*\0051.0.00\002:aTell what endangers a service level, what is small and wrong, and what can no longer be believed.BDA finding rests on what arrived; its completeness says what did not.BXAfter a loss of the service\'s own directory a finding may come again, under the same id.H\003R\003\010\254\002Z\005\010\200\347\204\017'
-  _globals['_STATE']._serialized_start=1789
-  _globals['_STATE']._serialized_end=1852
-  _globals['_VERDICT']._serialized_start=1854
-  _globals['_VERDICT']._serialized_end=1958
-  _globals['_SEVERITY']._serialized_start=1961
-  _globals['_SEVERITY']._serialized_end=2106
-  _globals['_ENTITYKIND']._serialized_start=2109
-  _globals['_ENTITYKIND']._serialized_end=2299
+  _globals['_STATE']._serialized_start=1803
+  _globals['_STATE']._serialized_end=1866
+  _globals['_VERDICT']._serialized_start=1868
+  _globals['_VERDICT']._serialized_end=1972
+  _globals['_SEVERITY']._serialized_start=1975
+  _globals['_SEVERITY']._serialized_end=2120
+  _globals['_ENTITYKIND']._serialized_start=2123
+  _globals['_ENTITYKIND']._serialized_end=2313
   _globals['_FINDINGSRECORD']._serialized_start=208
-  _globals['_FINDINGSRECORD']._serialized_end=1130
-  _globals['_FACT']._serialized_start=1132
-  _globals['_FACT']._serialized_end=1167
-  _globals['_COMPLETENESS']._serialized_start=1170
-  _globals['_COMPLETENESS']._serialized_end=1340
-  _globals['_FINDINGSFRAME']._serialized_start=1343
-  _globals['_FINDINGSFRAME']._serialized_end=1787
-  _globals['_FINDINGSFRAME_RECORDS']._serialized_start=1528
-  _globals['_FINDINGSFRAME_RECORDS']._serialized_end=1596
-  _globals['_FINDINGSFRAME_BATCH']._serialized_start=1599
-  _globals['_FINDINGSFRAME_BATCH']._serialized_end=1787
-  _globals['_FINDINGS']._serialized_start=2302
-  _globals['_FINDINGS']._serialized_end=2751
+  _globals['_FINDINGSRECORD']._serialized_end=1144
+  _globals['_FACT']._serialized_start=1146
+  _globals['_FACT']._serialized_end=1181
+  _globals['_COMPLETENESS']._serialized_start=1184
+  _globals['_COMPLETENESS']._serialized_end=1354
+  _globals['_FINDINGSFRAME']._serialized_start=1357
+  _globals['_FINDINGSFRAME']._serialized_end=1801
+  _globals['_FINDINGSFRAME_RECORDS']._serialized_start=1542
+  _globals['_FINDINGSFRAME_RECORDS']._serialized_end=1610
+  _globals['_FINDINGSFRAME_BATCH']._serialized_start=1613
+  _globals['_FINDINGSFRAME_BATCH']._serialized_end=1801
+  _globals['_FINDINGS']._serialized_start=2316
+  _globals['_FINDINGS']._serialized_end=2765
 # @@protoc_insertion_point(module_scope)

@@ -40,6 +40,11 @@ class AccessStub:
                 request_serializer=telltale_dot_api_dot_mesh_dot_v1_dot_access__pb2.CheckRequest.SerializeToString,
                 response_deserializer=telltale_dot_api_dot_mesh_dot_v1_dot_access__pb2.CheckResponse.FromString,
                 _registered_method=True)
+        self.DescribePolicy = channel.unary_unary(
+                '/telltale.api.mesh.v1.Access/DescribePolicy',
+                request_serializer=telltale_dot_api_dot_mesh_dot_v1_dot_access__pb2.DescribePolicyRequest.SerializeToString,
+                response_deserializer=telltale_dot_api_dot_mesh_dot_v1_dot_access__pb2.DescribePolicyResponse.FromString,
+                _registered_method=True)
 
 
 class AccessServicer:
@@ -55,6 +60,15 @@ class AccessServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DescribePolicy(self, request, context):
+        """Returns the rules that this domain decides by, for those whom they concern to read and to judge. The
+        gateway passes the call on to the domain that it names. The caller needs `discover` on at least one
+        product of the domain; PERMISSION_DENIED otherwise; NOT_FOUND when the trust domain is not served here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccessServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -62,6 +76,11 @@ def add_AccessServicer_to_server(servicer, server):
                     servicer.Check,
                     request_deserializer=telltale_dot_api_dot_mesh_dot_v1_dot_access__pb2.CheckRequest.FromString,
                     response_serializer=telltale_dot_api_dot_mesh_dot_v1_dot_access__pb2.CheckResponse.SerializeToString,
+            ),
+            'DescribePolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribePolicy,
+                    request_deserializer=telltale_dot_api_dot_mesh_dot_v1_dot_access__pb2.DescribePolicyRequest.FromString,
+                    response_serializer=telltale_dot_api_dot_mesh_dot_v1_dot_access__pb2.DescribePolicyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -92,6 +111,33 @@ class Access:
             '/telltale.api.mesh.v1.Access/Check',
             telltale_dot_api_dot_mesh_dot_v1_dot_access__pb2.CheckRequest.SerializeToString,
             telltale_dot_api_dot_mesh_dot_v1_dot_access__pb2.CheckResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribePolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/telltale.api.mesh.v1.Access/DescribePolicy',
+            telltale_dot_api_dot_mesh_dot_v1_dot_access__pb2.DescribePolicyRequest.SerializeToString,
+            telltale_dot_api_dot_mesh_dot_v1_dot_access__pb2.DescribePolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

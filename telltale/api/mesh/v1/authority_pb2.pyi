@@ -82,3 +82,59 @@ class CreateJoinTokenResponse(_message.Message):
     expire_time: _timestamp_pb2.Timestamp
     enrollment_address: str
     def __init__(self, token: _Optional[str] = ..., spiffe_id: _Optional[str] = ..., root_sha256: _Optional[bytes] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., enrollment_address: _Optional[str] = ...) -> None: ...
+
+class DescribeLoginRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DescribeLoginResponse(_message.Message):
+    __slots__ = ("issuer", "client_id", "scopes")
+    ISSUER_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    SCOPES_FIELD_NUMBER: _ClassVar[int]
+    issuer: str
+    client_id: str
+    scopes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, issuer: _Optional[str] = ..., client_id: _Optional[str] = ..., scopes: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ExchangeTokenRequest(_message.Message):
+    __slots__ = ("grant_type", "subject_token", "subject_token_type", "requested_token_type", "audience", "signing_request")
+    GRANT_TYPE_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_TOKEN_TYPE_FIELD_NUMBER: _ClassVar[int]
+    REQUESTED_TOKEN_TYPE_FIELD_NUMBER: _ClassVar[int]
+    AUDIENCE_FIELD_NUMBER: _ClassVar[int]
+    SIGNING_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    grant_type: str
+    subject_token: str
+    subject_token_type: str
+    requested_token_type: str
+    audience: _containers.RepeatedScalarFieldContainer[str]
+    signing_request: bytes
+    def __init__(self, grant_type: _Optional[str] = ..., subject_token: _Optional[str] = ..., subject_token_type: _Optional[str] = ..., requested_token_type: _Optional[str] = ..., audience: _Optional[_Iterable[str]] = ..., signing_request: _Optional[bytes] = ...) -> None: ...
+
+class ExchangeTokenResponse(_message.Message):
+    __slots__ = ("access_token", "issued_token_type", "token_type", "expire_time", "certificates", "session_expire_time", "groups", "mesh", "trust_domains", "authority_address", "gateway_address")
+    ACCESS_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ISSUED_TOKEN_TYPE_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_TYPE_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
+    SESSION_EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    MESH_FIELD_NUMBER: _ClassVar[int]
+    TRUST_DOMAINS_FIELD_NUMBER: _ClassVar[int]
+    AUTHORITY_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    GATEWAY_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    access_token: str
+    issued_token_type: str
+    token_type: str
+    expire_time: _timestamp_pb2.Timestamp
+    certificates: _containers.RepeatedScalarFieldContainer[bytes]
+    session_expire_time: _timestamp_pb2.Timestamp
+    groups: _containers.RepeatedScalarFieldContainer[str]
+    mesh: str
+    trust_domains: _containers.RepeatedScalarFieldContainer[str]
+    authority_address: str
+    gateway_address: str
+    def __init__(self, access_token: _Optional[str] = ..., issued_token_type: _Optional[str] = ..., token_type: _Optional[str] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., certificates: _Optional[_Iterable[bytes]] = ..., session_expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., groups: _Optional[_Iterable[str]] = ..., mesh: _Optional[str] = ..., trust_domains: _Optional[_Iterable[str]] = ..., authority_address: _Optional[str] = ..., gateway_address: _Optional[str] = ...) -> None: ...

@@ -55,6 +55,16 @@ class AuthorityStub:
                 request_serializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.CreateJoinTokenRequest.SerializeToString,
                 response_deserializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.CreateJoinTokenResponse.FromString,
                 _registered_method=True)
+        self.DescribeLogin = channel.unary_unary(
+                '/telltale.api.mesh.v1.Authority/DescribeLogin',
+                request_serializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.DescribeLoginRequest.SerializeToString,
+                response_deserializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.DescribeLoginResponse.FromString,
+                _registered_method=True)
+        self.ExchangeToken = channel.unary_unary(
+                '/telltale.api.mesh.v1.Authority/ExchangeToken',
+                request_serializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.ExchangeTokenRequest.SerializeToString,
+                response_deserializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.ExchangeTokenResponse.FromString,
+                _registered_method=True)
 
 
 class AuthorityServicer:
@@ -62,8 +72,8 @@ class AuthorityServicer:
     """
 
     def Enroll(self, request, context):
-        """Trades a join token for a certificate. The only method that is served without a
-        client certificate, on a port of its own. A retry with the same token and the same key
+        """Trades a join token for a certificate. Served without a client certificate, on a port of its own for
+        those who have none yet. A retry with the same token and the same key
         gets its certificate again. UNAUTHENTICATED when the token is unknown, used by another
         key or expired; INVALID_ARGUMENT when the request is no P-256 signing request;
         RESOURCE_EXHAUSTED when there are too many attempts.
@@ -73,7 +83,9 @@ class AuthorityServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Renew(self, request, context):
-        """Issues the next certificate of the caller, for the identity of its present one.
+        """Issues the next certificate of the caller, for the identity of its present one. A person's certificate
+        ends with the session of its login, and so do those that follow it. UNAUTHENTICATED when that session
+        is not known here.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,6 +106,29 @@ class AuthorityServicer:
         policy grants. UNAUTHENTICATED without such a token; PERMISSION_DENIED without the permission;
         INVALID_ARGUMENT when the identity cannot be of this trust domain; RESOURCE_EXHAUSTED when too
         many are made at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DescribeLogin(self, request, context):
+        """Tells a person's machine where people log in. Served where newcomers come, without a client
+        certificate. FAILED_PRECONDITION when people do not log in at this authority; RESOURCE_EXHAUSTED when
+        there are too many attempts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExchangeToken(self, request, context):
+        """Trades the ID token of a person's login for a certificate and a token bound to it, after RFC 8693.
+        Served where newcomers come, without a client certificate. The login must have been asked for with the
+        `nonce` base64url(SHA-256(SubjectPublicKeyInfo of the signing request's key)), without padding: an ID
+        token is of use to the device that made the key, and to nobody else. The same ID token with the same
+        key gets its certificate again. UNAUTHENTICATED when the ID token does not hold, or names nobody who
+        may log in; INVALID_ARGUMENT when a type is not one of those below or the request is no P-256 signing
+        request; FAILED_PRECONDITION when people do not log in at this authority; UNAVAILABLE when the
+        provider's keys or the directory cannot be had now; RESOURCE_EXHAUSTED when there are too many attempts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,6 +156,16 @@ def add_AuthorityServicer_to_server(servicer, server):
                     servicer.CreateJoinToken,
                     request_deserializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.CreateJoinTokenRequest.FromString,
                     response_serializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.CreateJoinTokenResponse.SerializeToString,
+            ),
+            'DescribeLogin': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeLogin,
+                    request_deserializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.DescribeLoginRequest.FromString,
+                    response_serializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.DescribeLoginResponse.SerializeToString,
+            ),
+            'ExchangeToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExchangeToken,
+                    request_deserializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.ExchangeTokenRequest.FromString,
+                    response_serializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.ExchangeTokenResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -232,6 +277,60 @@ class Authority:
             '/telltale.api.mesh.v1.Authority/CreateJoinToken',
             telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.CreateJoinTokenRequest.SerializeToString,
             telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.CreateJoinTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeLogin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/telltale.api.mesh.v1.Authority/DescribeLogin',
+            telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.DescribeLoginRequest.SerializeToString,
+            telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.DescribeLoginResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExchangeToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/telltale.api.mesh.v1.Authority/ExchangeToken',
+            telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.ExchangeTokenRequest.SerializeToString,
+            telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.ExchangeTokenResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -25,21 +25,21 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n telltale/api/mesh/v1/batch.proto\x12\x14telltale.api.mesh.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xad\x04\n\x06Header\x12\x0f\n\x07product\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x14\n\x0crecord_count\x18\x05 \x01(\r\x12\x34\n\x10\x66irst_event_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0flast_event_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bsealed_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0epayload_sha256\x18\t \x01(\x0c\x12\x1e\n\x16previous_header_sha256\x18\n \x01(\x0c\x12\x15\n\rschema_sha256\x18\x0b \x01(\x0c\x12\x15\n\rsigner_sha256\x18\x0c \x01(\x0c\x12\x30\n\x08snapshot\x18\r \x01(\x0b\x32\x1e.telltale.api.mesh.v1.Snapshot\x12*\n\x06losses\x18\x0e \x03(\x0b\x32\x1a.telltale.api.mesh.v1.Loss\x12)\n\x05holes\x18\x0f \x03(\x0b\x32\x1a.telltale.api.mesh.v1.Hole\x12,\n\x06origin\x18\x10 \x01(\x0e\x32\x1c.telltale.api.mesh.v1.Origin\x12\x12\n\nreplay_run\x18\x11 \x01(\t\"2\n\x08Snapshot\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x08\x12\r\n\x05index\x18\x03 \x01(\r\"Y\n\x04Loss\x12\x0f\n\x07records\x18\x01 \x01(\x04\x12\x30\n\x06reason\x18\x02 \x01(\x0e\x32 .telltale.api.mesh.v1.LossReason\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"x\n\x04Hole\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x04\x12\x15\n\rlast_sequence\x18\x02 \x01(\x04\x12\x0f\n\x07records\x18\x03 \x01(\x04\x12\x30\n\x06reason\x18\x04 \x01(\x0e\x32 .telltale.api.mesh.v1.HoleReason\"Z\n\x08\x44\x65livery\x12\x0b\n\x03log\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x31\n\rreceived_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"S\n\x0bSealedBatch\x12\x0e\n\x06header\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x10\n\x08\x64\x65livery\x18\x04 \x01(\x0c\"\xa9\x01\n\x0bSealedFrame\x12\x32\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32!.telltale.api.mesh.v1.SealedBatch\x12\x14\n\x0c\x63\x65rtificates\x18\x02 \x03(\x0c\x12&\n\x03gap\x18\x03 \x01(\x0b\x32\x19.telltale.api.mesh.v1.Gap\x12(\n\x04sync\x18\x04 \x01(\x0b\x32\x1a.telltale.api.mesh.v1.Sync\"\x9b\x01\n\x03Gap\x12/\n\x06reason\x18\x01 \x01(\x0e\x32\x1f.telltale.api.mesh.v1.GapReason\x12\x0f\n\x07product\x18\x02 \x01(\t\x12\x0b\n\x03log\x18\x03 \x01(\t\x12\x14\n\x0c\x61\x66ter_offset\x18\x04 \x01(\x04\x12/\n\x07resumed\x18\x05 \x01(\x0b\x32\x1e.telltale.api.mesh.v1.Position\"8\n\x04Sync\x12\x30\n\x08position\x18\x01 \x01(\x0b\x32\x1e.telltale.api.mesh.v1.Position\"8\n\x08Position\x12\x0f\n\x07product\x18\x01 \x01(\t\x12\x0b\n\x03log\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\";\n\x06\x43ursor\x12\x31\n\tpositions\x18\x01 \x03(\x0b\x32\x1e.telltale.api.mesh.v1.Position*\x8b\x01\n\nLossReason\x12\x1b\n\x17LOSS_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12LOSS_REASON_METHOD\x10\x01\x12\x18\n\x14LOSS_REASON_UPSTREAM\x10\x02\x12\x17\n\x13LOSS_REASON_FAILURE\x10\x03\x12\x15\n\x11LOSS_REASON_BOUND\x10\x04*q\n\nHoleReason\x12\x1b\n\x17HOLE_REASON_UNSPECIFIED\x10\x00\x12\x14\n\x10HOLE_REASON_SHED\x10\x01\x12\x17\n\x13HOLE_REASON_REFUSED\x10\x02\x12\x17\n\x13HOLE_REASON_DAMAGED\x10\x03*O\n\x06Origin\x12\x16\n\x12ORIGIN_UNSPECIFIED\x10\x00\x12\x18\n\x14ORIGIN_AUTHENTICATED\x10\x01\x12\x13\n\x0fORIGIN_OBSERVED\x10\x02*^\n\tGapReason\x12\x1a\n\x16GAP_REASON_UNSPECIFIED\x10\x00\x12\x1b\n\x17GAP_REASON_LOG_REPLACED\x10\x01\x12\x18\n\x14GAP_REASON_RETENTION\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n telltale/api/mesh/v1/batch.proto\x12\x14telltale.api.mesh.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xad\x04\n\x06Header\x12\x0f\n\x07product\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x14\n\x0crecord_count\x18\x05 \x01(\r\x12\x34\n\x10\x66irst_event_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0flast_event_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bsealed_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0epayload_sha256\x18\t \x01(\x0c\x12\x1e\n\x16previous_header_sha256\x18\n \x01(\x0c\x12\x15\n\rschema_sha256\x18\x0b \x01(\x0c\x12\x15\n\rsigner_sha256\x18\x0c \x01(\x0c\x12\x30\n\x08snapshot\x18\r \x01(\x0b\x32\x1e.telltale.api.mesh.v1.Snapshot\x12*\n\x06losses\x18\x0e \x03(\x0b\x32\x1a.telltale.api.mesh.v1.Loss\x12)\n\x05holes\x18\x0f \x03(\x0b\x32\x1a.telltale.api.mesh.v1.Hole\x12,\n\x06origin\x18\x10 \x01(\x0e\x32\x1c.telltale.api.mesh.v1.Origin\x12\x12\n\nreplay_run\x18\x11 \x01(\t\"2\n\x08Snapshot\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x08\x12\r\n\x05index\x18\x03 \x01(\r\"Y\n\x04Loss\x12\x0f\n\x07records\x18\x01 \x01(\x04\x12\x30\n\x06reason\x18\x02 \x01(\x0e\x32 .telltale.api.mesh.v1.LossReason\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"x\n\x04Hole\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x04\x12\x15\n\rlast_sequence\x18\x02 \x01(\x04\x12\x0f\n\x07records\x18\x03 \x01(\x04\x12\x30\n\x06reason\x18\x04 \x01(\x0e\x32 .telltale.api.mesh.v1.HoleReason\"q\n\x08\x44\x65livery\x12\x0b\n\x03log\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x31\n\rreceived_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rmasked_fields\x18\x04 \x03(\t\"S\n\x0bSealedBatch\x12\x0e\n\x06header\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x10\n\x08\x64\x65livery\x18\x04 \x01(\x0c\"\xa9\x01\n\x0bSealedFrame\x12\x32\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32!.telltale.api.mesh.v1.SealedBatch\x12\x14\n\x0c\x63\x65rtificates\x18\x02 \x03(\x0c\x12&\n\x03gap\x18\x03 \x01(\x0b\x32\x19.telltale.api.mesh.v1.Gap\x12(\n\x04sync\x18\x04 \x01(\x0b\x32\x1a.telltale.api.mesh.v1.Sync\"\x9b\x01\n\x03Gap\x12/\n\x06reason\x18\x01 \x01(\x0e\x32\x1f.telltale.api.mesh.v1.GapReason\x12\x0f\n\x07product\x18\x02 \x01(\t\x12\x0b\n\x03log\x18\x03 \x01(\t\x12\x14\n\x0c\x61\x66ter_offset\x18\x04 \x01(\x04\x12/\n\x07resumed\x18\x05 \x01(\x0b\x32\x1e.telltale.api.mesh.v1.Position\"8\n\x04Sync\x12\x30\n\x08position\x18\x01 \x01(\x0b\x32\x1e.telltale.api.mesh.v1.Position\"8\n\x08Position\x12\x0f\n\x07product\x18\x01 \x01(\t\x12\x0b\n\x03log\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\";\n\x06\x43ursor\x12\x31\n\tpositions\x18\x01 \x03(\x0b\x32\x1e.telltale.api.mesh.v1.Position*\x8b\x01\n\nLossReason\x12\x1b\n\x17LOSS_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12LOSS_REASON_METHOD\x10\x01\x12\x18\n\x14LOSS_REASON_UPSTREAM\x10\x02\x12\x17\n\x13LOSS_REASON_FAILURE\x10\x03\x12\x15\n\x11LOSS_REASON_BOUND\x10\x04*q\n\nHoleReason\x12\x1b\n\x17HOLE_REASON_UNSPECIFIED\x10\x00\x12\x14\n\x10HOLE_REASON_SHED\x10\x01\x12\x17\n\x13HOLE_REASON_REFUSED\x10\x02\x12\x17\n\x13HOLE_REASON_DAMAGED\x10\x03*O\n\x06Origin\x12\x16\n\x12ORIGIN_UNSPECIFIED\x10\x00\x12\x18\n\x14ORIGIN_AUTHENTICATED\x10\x01\x12\x13\n\x0fORIGIN_OBSERVED\x10\x02*^\n\tGapReason\x12\x1a\n\x16GAP_REASON_UNSPECIFIED\x10\x00\x12\x1b\n\x17GAP_REASON_LOG_REPLACED\x10\x01\x12\x18\n\x14GAP_REASON_RETENTION\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'telltale.api.mesh.v1.batch_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOSSREASON']._serialized_start=1601
-  _globals['_LOSSREASON']._serialized_end=1740
-  _globals['_HOLEREASON']._serialized_start=1742
-  _globals['_HOLEREASON']._serialized_end=1855
-  _globals['_ORIGIN']._serialized_start=1857
-  _globals['_ORIGIN']._serialized_end=1936
-  _globals['_GAPREASON']._serialized_start=1938
-  _globals['_GAPREASON']._serialized_end=2032
+  _globals['_LOSSREASON']._serialized_start=1624
+  _globals['_LOSSREASON']._serialized_end=1763
+  _globals['_HOLEREASON']._serialized_start=1765
+  _globals['_HOLEREASON']._serialized_end=1878
+  _globals['_ORIGIN']._serialized_start=1880
+  _globals['_ORIGIN']._serialized_end=1959
+  _globals['_GAPREASON']._serialized_start=1961
+  _globals['_GAPREASON']._serialized_end=2055
   _globals['_HEADER']._serialized_start=92
   _globals['_HEADER']._serialized_end=649
   _globals['_SNAPSHOT']._serialized_start=651
@@ -49,17 +49,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HOLE']._serialized_start=794
   _globals['_HOLE']._serialized_end=914
   _globals['_DELIVERY']._serialized_start=916
-  _globals['_DELIVERY']._serialized_end=1006
-  _globals['_SEALEDBATCH']._serialized_start=1008
-  _globals['_SEALEDBATCH']._serialized_end=1091
-  _globals['_SEALEDFRAME']._serialized_start=1094
-  _globals['_SEALEDFRAME']._serialized_end=1263
-  _globals['_GAP']._serialized_start=1266
-  _globals['_GAP']._serialized_end=1421
-  _globals['_SYNC']._serialized_start=1423
-  _globals['_SYNC']._serialized_end=1479
-  _globals['_POSITION']._serialized_start=1481
-  _globals['_POSITION']._serialized_end=1537
-  _globals['_CURSOR']._serialized_start=1539
-  _globals['_CURSOR']._serialized_end=1598
+  _globals['_DELIVERY']._serialized_end=1029
+  _globals['_SEALEDBATCH']._serialized_start=1031
+  _globals['_SEALEDBATCH']._serialized_end=1114
+  _globals['_SEALEDFRAME']._serialized_start=1117
+  _globals['_SEALEDFRAME']._serialized_end=1286
+  _globals['_GAP']._serialized_start=1289
+  _globals['_GAP']._serialized_end=1444
+  _globals['_SYNC']._serialized_start=1446
+  _globals['_SYNC']._serialized_end=1502
+  _globals['_POSITION']._serialized_start=1504
+  _globals['_POSITION']._serialized_end=1560
+  _globals['_CURSOR']._serialized_start=1562
+  _globals['_CURSOR']._serialized_end=1621
 # @@protoc_insertion_point(module_scope)

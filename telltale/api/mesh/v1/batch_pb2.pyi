@@ -123,14 +123,16 @@ class Hole(_message.Message):
     def __init__(self, first_sequence: _Optional[int] = ..., last_sequence: _Optional[int] = ..., records: _Optional[int] = ..., reason: _Optional[_Union[HoleReason, str]] = ...) -> None: ...
 
 class Delivery(_message.Message):
-    __slots__ = ("log", "offset", "received_time")
+    __slots__ = ("log", "offset", "received_time", "masked_fields")
     LOG_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_TIME_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELDS_FIELD_NUMBER: _ClassVar[int]
     log: str
     offset: int
     received_time: _timestamp_pb2.Timestamp
-    def __init__(self, log: _Optional[str] = ..., offset: _Optional[int] = ..., received_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    masked_fields: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, log: _Optional[str] = ..., offset: _Optional[int] = ..., received_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., masked_fields: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SealedBatch(_message.Message):
     __slots__ = ("header", "signature", "payload", "delivery")

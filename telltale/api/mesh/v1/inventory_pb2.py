@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from telltale.api.mesh.v1 import batch_pb2 as telltale_dot_api_dot_mesh_dot_v1_dot_batch__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$telltale/api/mesh/v1/inventory.proto\x12\x14telltale.api.mesh.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a telltale/api/mesh/v1/batch.proto\"\x8b\x01\n\nSealedList\x12\x32\n\x07\x65ntries\x18\x01 \x03(\x0b\x32!.telltale.api.mesh.v1.SealedEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x30\n\x08position\x18\x03 \x01(\x0b\x32\x1e.telltale.api.mesh.v1.Position\"^\n\x0bSealedEntry\x12\x0e\n\x06source\x18\x01 \x01(\t\x12/\n\x0bstale_since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06record\x18\x03 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$telltale/api/mesh/v1/inventory.proto\x12\x14telltale.api.mesh.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a telltale/api/mesh/v1/batch.proto\"\xa2\x01\n\nSealedList\x12\x32\n\x07\x65ntries\x18\x01 \x03(\x0b\x32!.telltale.api.mesh.v1.SealedEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x30\n\x08position\x18\x03 \x01(\x0b\x32\x1e.telltale.api.mesh.v1.Position\x12\x15\n\rmasked_fields\x18\x04 \x03(\t\"^\n\x0bSealedEntry\x12\x0e\n\x06source\x18\x01 \x01(\t\x12/\n\x0bstale_since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06record\x18\x03 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'telltale.api.mesh.v1.invent
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SEALEDLIST']._serialized_start=130
-  _globals['_SEALEDLIST']._serialized_end=269
-  _globals['_SEALEDENTRY']._serialized_start=271
-  _globals['_SEALEDENTRY']._serialized_end=365
+  _globals['_SEALEDLIST']._serialized_end=292
+  _globals['_SEALEDENTRY']._serialized_start=294
+  _globals['_SEALEDENTRY']._serialized_end=388
 # @@protoc_insertion_point(module_scope)

@@ -28,7 +28,7 @@ from telltale.api.mesh.v1 import product_pb2 as telltale_dot_api_dot_mesh_dot_v1
 from telltale.api.mesh.v1 import stream_pb2 as telltale_dot_api_dot_mesh_dot_v1_dot_stream__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(telltale/api/platform/v1/processes.proto\x12\x18telltale.api.platform.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a telltale/api/mesh/v1/batch.proto\x1a\"telltale/api/mesh/v1/product.proto\x1a!telltale/api/mesh/v1/stream.proto\"\x82\x03\n\x0fProcessesRecord\x12\x31\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x07\xa2\xd4\x18\x03\"\x01\x01\x12$\n\x04role\x18\x02 \x01(\tB\x16\xa2\xd4\x18\x12\x12\x0cservice.name\"\x02\x02\x05\x12.\n\x08instance\x18\x03 \x01(\tB\x1c\xa2\xd4\x18\x18\x12\x13service.instance.id\"\x01\x02\x12&\n\x07version\x18\x04 \x01(\tB\x15\xa2\xd4\x18\x11\x12\x0fservice.version\x12\x17\n\x06metric\x18\x05 \x01(\tB\x07\xa2\xd4\x18\x03\"\x01\x02\x12\x13\n\x0bmetric_unit\x18\x06 \x01(\t\x12\x39\n\x0bmetric_kind\x18\x07 \x01(\x0e\x32$.telltale.api.platform.v1.MetricKind\x12=\n\nattributes\x18\x08 \x03(\x0b\x32).telltale.api.platform.v1.MetricAttribute\x12\x16\n\x05value\x18\t \x01(\x01\x42\x07\xa2\xd4\x18\x03\"\x01\t\".\n\x0fMetricAttribute\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\xc0\x03\n\x0eProcessesFrame\x12?\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32..telltale.api.platform.v1.ProcessesFrame.Batch\x12\x14\n\x0c\x63\x65rtificates\x18\x02 \x03(\x0c\x12&\n\x03gap\x18\x03 \x01(\x0b\x32\x19.telltale.api.mesh.v1.Gap\x12(\n\x04sync\x18\x04 \x01(\x0b\x32\x1a.telltale.api.mesh.v1.Sync\x1a\x45\n\x07Records\x12:\n\x07records\x18\x01 \x03(\x0b\x32).telltale.api.platform.v1.ProcessesRecord\x1a\xbd\x01\n\x05\x42\x61tch\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.telltale.api.mesh.v1.Header\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x41\n\x07payload\x18\x03 \x01(\x0b\x32\x30.telltale.api.platform.v1.ProcessesFrame.Records\x12\x30\n\x08\x64\x65livery\x18\x04 \x01(\x0b\x32\x1e.telltale.api.mesh.v1.Delivery*Y\n\nMetricKind\x12\x1b\n\x17METRIC_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13METRIC_KIND_COUNTER\x10\x01\x12\x15\n\x11METRIC_KIND_GAUGE\x10\x02\x32\x9f\x03\n\tProcesses\x12_\n\tSubscribe\x12&.telltale.api.mesh.v1.SubscribeRequest\x1a(.telltale.api.platform.v1.ProcessesFrame0\x01\x1a\xb0\x02\xa2\xd4\x18\xab\x02\n\x0emesh.processes\x10\x01\x1a\x08platform\"\x14platform@example.org*\x05\x31.0.00\x02:CTell whether every process of the mesh is well, and what it spends.B5A distribution is told by its count and its sum only.BdA process that cannot reach the platform service keeps its points until it can, or sheds the oldest.H\x02R\x02\x08<Z\x04\x08\x80\xf5$`\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(telltale/api/platform/v1/processes.proto\x12\x18telltale.api.platform.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a telltale/api/mesh/v1/batch.proto\x1a\"telltale/api/mesh/v1/product.proto\x1a!telltale/api/mesh/v1/stream.proto\"\xf9\x02\n\x0fProcessesRecord\x12\x31\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x07\xa2\xd4\x18\x03\"\x01\x01\x12$\n\x04role\x18\x02 \x01(\tB\x16\xa2\xd4\x18\x12\x12\x0cservice.name\"\x02\x02\x05\x12.\n\x08instance\x18\x03 \x01(\tB\x1c\xa2\xd4\x18\x18\x12\x13service.instance.id\"\x01\x02\x12&\n\x07version\x18\x04 \x01(\tB\x15\xa2\xd4\x18\x11\x12\x0fservice.version\x12\x17\n\x06metric\x18\x05 \x01(\tB\x07\xa2\xd4\x18\x03\"\x01\x02\x12\x13\n\x0bmetric_unit\x18\x06 \x01(\t\x12\x39\n\x0bmetric_kind\x18\x07 \x01(\x0e\x32$.telltale.api.platform.v1.MetricKind\x12=\n\nattributes\x18\x08 \x03(\x0b\x32).telltale.api.platform.v1.MetricAttribute\x12\r\n\x05value\x18\t \x01(\x01\".\n\x0fMetricAttribute\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\xc0\x03\n\x0eProcessesFrame\x12?\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32..telltale.api.platform.v1.ProcessesFrame.Batch\x12\x14\n\x0c\x63\x65rtificates\x18\x02 \x03(\x0c\x12&\n\x03gap\x18\x03 \x01(\x0b\x32\x19.telltale.api.mesh.v1.Gap\x12(\n\x04sync\x18\x04 \x01(\x0b\x32\x1a.telltale.api.mesh.v1.Sync\x1a\x45\n\x07Records\x12:\n\x07records\x18\x01 \x03(\x0b\x32).telltale.api.platform.v1.ProcessesRecord\x1a\xbd\x01\n\x05\x42\x61tch\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.telltale.api.mesh.v1.Header\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x41\n\x07payload\x18\x03 \x01(\x0b\x32\x30.telltale.api.platform.v1.ProcessesFrame.Records\x12\x30\n\x08\x64\x65livery\x18\x04 \x01(\x0b\x32\x1e.telltale.api.mesh.v1.Delivery*Y\n\nMetricKind\x12\x1b\n\x17METRIC_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13METRIC_KIND_COUNTER\x10\x01\x12\x15\n\x11METRIC_KIND_GAUGE\x10\x02\x32\x9f\x03\n\tProcesses\x12_\n\tSubscribe\x12&.telltale.api.mesh.v1.SubscribeRequest\x1a(.telltale.api.platform.v1.ProcessesFrame0\x01\x1a\xb0\x02\xa2\xd4\x18\xab\x02\n\x0emesh.processes\x10\x01\x1a\x08platform\"\x14platform@example.org*\x05\x31.0.00\x02:CTell whether every process of the mesh is well, and what it spends.B5A distribution is told by its count and its sum only.BdA process that cannot reach the platform service keeps its points until it can, or sheds the oldest.H\x02R\x02\x08<Z\x04\x08\x80\xf5$`\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,22 +45,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROCESSESRECORD'].fields_by_name['version']._serialized_options = b'\242\324\030\021\022\017service.version'
   _globals['_PROCESSESRECORD'].fields_by_name['metric']._loaded_options = None
   _globals['_PROCESSESRECORD'].fields_by_name['metric']._serialized_options = b'\242\324\030\003\"\001\002'
-  _globals['_PROCESSESRECORD'].fields_by_name['value']._loaded_options = None
-  _globals['_PROCESSESRECORD'].fields_by_name['value']._serialized_options = b'\242\324\030\003\"\001\t'
   _globals['_PROCESSES']._loaded_options = None
   _globals['_PROCESSES']._serialized_options = b'\242\324\030\253\002\n\016mesh.processes\020\001\032\010platform\"\024platform@example.org*\0051.0.00\002:CTell whether every process of the mesh is well, and what it spends.B5A distribution is told by its count and its sum only.BdA process that cannot reach the platform service keeps its points until it can, or sheds the oldest.H\002R\002\010<Z\004\010\200\365$`\001'
-  _globals['_METRICKIND']._serialized_start=1096
-  _globals['_METRICKIND']._serialized_end=1185
+  _globals['_METRICKIND']._serialized_start=1087
+  _globals['_METRICKIND']._serialized_end=1176
   _globals['_PROCESSESRECORD']._serialized_start=209
-  _globals['_PROCESSESRECORD']._serialized_end=595
-  _globals['_METRICATTRIBUTE']._serialized_start=597
-  _globals['_METRICATTRIBUTE']._serialized_end=643
-  _globals['_PROCESSESFRAME']._serialized_start=646
-  _globals['_PROCESSESFRAME']._serialized_end=1094
-  _globals['_PROCESSESFRAME_RECORDS']._serialized_start=833
-  _globals['_PROCESSESFRAME_RECORDS']._serialized_end=902
-  _globals['_PROCESSESFRAME_BATCH']._serialized_start=905
-  _globals['_PROCESSESFRAME_BATCH']._serialized_end=1094
-  _globals['_PROCESSES']._serialized_start=1188
-  _globals['_PROCESSES']._serialized_end=1603
+  _globals['_PROCESSESRECORD']._serialized_end=586
+  _globals['_METRICATTRIBUTE']._serialized_start=588
+  _globals['_METRICATTRIBUTE']._serialized_end=634
+  _globals['_PROCESSESFRAME']._serialized_start=637
+  _globals['_PROCESSESFRAME']._serialized_end=1085
+  _globals['_PROCESSESFRAME_RECORDS']._serialized_start=824
+  _globals['_PROCESSESFRAME_RECORDS']._serialized_end=893
+  _globals['_PROCESSESFRAME_BATCH']._serialized_start=896
+  _globals['_PROCESSESFRAME_BATCH']._serialized_end=1085
+  _globals['_PROCESSES']._serialized_start=1179
+  _globals['_PROCESSES']._serialized_end=1594
 # @@protoc_insertion_point(module_scope)

@@ -29,7 +29,7 @@ from telltale.api.mesh.v1 import product_pb2 as telltale_dot_api_dot_mesh_dot_v1
 from telltale.api.mesh.v1 import stream_pb2 as telltale_dot_api_dot_mesh_dot_v1_dot_stream__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'telltale/api/platform/v1/refusals.proto\x12\x18telltale.api.platform.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a telltale/api/mesh/v1/batch.proto\x1a!telltale/api/mesh/v1/ingest.proto\x1a\"telltale/api/mesh/v1/product.proto\x1a!telltale/api/mesh/v1/stream.proto\"\x8b\x02\n\x0eRefusalsRecord\x12\x31\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x07\xa2\xd4\x18\x03\"\x01\x01\x12\x19\n\x08reporter\x18\x02 \x01(\tB\x07\xa2\xd4\x18\x03\"\x01\x05\x12\x0f\n\x07product\x18\x03 \x01(\t\x12\x1d\n\x0c\x62\x61tch_source\x18\x04 \x01(\tB\x07\xa2\xd4\x18\x03\"\x01\x07\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\x12\x10\n\x08sequence\x18\x06 \x01(\x04\x12\x33\n\x06reason\x18\x07 \x01(\x0e\x32#.telltale.api.mesh.v1.RefusalReason\x12\x0e\n\x06\x64\x65tail\x18\x08 \x01(\t\x12\x15\n\x04peer\x18\t \x01(\tB\x07\xa2\xd4\x18\x03\"\x01\x07\"\xbc\x03\n\rRefusalsFrame\x12>\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32-.telltale.api.platform.v1.RefusalsFrame.Batch\x12\x14\n\x0c\x63\x65rtificates\x18\x02 \x03(\x0c\x12&\n\x03gap\x18\x03 \x01(\x0b\x32\x19.telltale.api.mesh.v1.Gap\x12(\n\x04sync\x18\x04 \x01(\x0b\x32\x1a.telltale.api.mesh.v1.Sync\x1a\x44\n\x07Records\x12\x39\n\x07records\x18\x01 \x03(\x0b\x32(.telltale.api.platform.v1.RefusalsRecord\x1a\xbc\x01\n\x05\x42\x61tch\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.telltale.api.mesh.v1.Header\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12@\n\x07payload\x18\x03 \x01(\x0b\x32/.telltale.api.platform.v1.RefusalsFrame.Records\x12\x30\n\x08\x64\x65livery\x18\x04 \x01(\x0b\x32\x1e.telltale.api.mesh.v1.Delivery2\x9f\x03\n\x08Refusals\x12^\n\tSubscribe\x12&.telltale.api.mesh.v1.SubscribeRequest\x1a\'.telltale.api.platform.v1.RefusalsFrame0\x01\x1a\xb2\x02\xa2\xd4\x18\xad\x02\n\rmesh.refusals\x10\x02\x1a\x08platform\"\x14platform@example.org*\x05\x31.0.00\x02:;Tell who hands in data that does not hold, and who noticed.BIWhat a process counts beyond its bound is declared as a loss, not listed.BXThe source is what the batch claims; when its signature does not hold, nobody proved it.H\x02R\x04\x08\x80\xa3\x05Z\x05\x08\x80\xce\xda\x03`\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'telltale/api/platform/v1/refusals.proto\x12\x18telltale.api.platform.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a telltale/api/mesh/v1/batch.proto\x1a!telltale/api/mesh/v1/ingest.proto\x1a\"telltale/api/mesh/v1/product.proto\x1a!telltale/api/mesh/v1/stream.proto\"\x8f\x02\n\x0eRefusalsRecord\x12\x31\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x07\xa2\xd4\x18\x03\"\x01\x01\x12\x19\n\x08reporter\x18\x02 \x01(\tB\x07\xa2\xd4\x18\x03\"\x01\x05\x12\x0f\n\x07product\x18\x03 \x01(\t\x12\x1f\n\x0c\x62\x61tch_source\x18\x04 \x01(\tB\t\xa2\xd4\x18\x05\x18\x02\"\x01\x07\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\x12\x10\n\x08sequence\x18\x06 \x01(\x04\x12\x33\n\x06reason\x18\x07 \x01(\x0e\x32#.telltale.api.mesh.v1.RefusalReason\x12\x0e\n\x06\x64\x65tail\x18\x08 \x01(\t\x12\x17\n\x04peer\x18\t \x01(\tB\t\xa2\xd4\x18\x05\x18\x02\"\x01\x07\"\xbc\x03\n\rRefusalsFrame\x12>\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32-.telltale.api.platform.v1.RefusalsFrame.Batch\x12\x14\n\x0c\x63\x65rtificates\x18\x02 \x03(\x0c\x12&\n\x03gap\x18\x03 \x01(\x0b\x32\x19.telltale.api.mesh.v1.Gap\x12(\n\x04sync\x18\x04 \x01(\x0b\x32\x1a.telltale.api.mesh.v1.Sync\x1a\x44\n\x07Records\x12\x39\n\x07records\x18\x01 \x03(\x0b\x32(.telltale.api.platform.v1.RefusalsRecord\x1a\xbc\x01\n\x05\x42\x61tch\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.telltale.api.mesh.v1.Header\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12@\n\x07payload\x18\x03 \x01(\x0b\x32/.telltale.api.platform.v1.RefusalsFrame.Records\x12\x30\n\x08\x64\x65livery\x18\x04 \x01(\x0b\x32\x1e.telltale.api.mesh.v1.Delivery2\x9f\x03\n\x08Refusals\x12^\n\tSubscribe\x12&.telltale.api.mesh.v1.SubscribeRequest\x1a\'.telltale.api.platform.v1.RefusalsFrame0\x01\x1a\xb2\x02\xa2\xd4\x18\xad\x02\n\rmesh.refusals\x10\x02\x1a\x08platform\"\x14platform@example.org*\x05\x31.0.00\x02:;Tell who hands in data that does not hold, and who noticed.BIWhat a process counts beyond its bound is declared as a loss, not listed.BXThe source is what the batch claims; when its signature does not hold, nobody proved it.H\x02R\x04\x08\x80\xa3\x05Z\x05\x08\x80\xce\xda\x03`\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,19 +41,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REFUSALSRECORD'].fields_by_name['reporter']._loaded_options = None
   _globals['_REFUSALSRECORD'].fields_by_name['reporter']._serialized_options = b'\242\324\030\003\"\001\005'
   _globals['_REFUSALSRECORD'].fields_by_name['batch_source']._loaded_options = None
-  _globals['_REFUSALSRECORD'].fields_by_name['batch_source']._serialized_options = b'\242\324\030\003\"\001\007'
+  _globals['_REFUSALSRECORD'].fields_by_name['batch_source']._serialized_options = b'\242\324\030\005\030\002\"\001\007'
   _globals['_REFUSALSRECORD'].fields_by_name['peer']._loaded_options = None
-  _globals['_REFUSALSRECORD'].fields_by_name['peer']._serialized_options = b'\242\324\030\003\"\001\007'
+  _globals['_REFUSALSRECORD'].fields_by_name['peer']._serialized_options = b'\242\324\030\005\030\002\"\001\007'
   _globals['_REFUSALS']._loaded_options = None
   _globals['_REFUSALS']._serialized_options = b'\242\324\030\255\002\n\rmesh.refusals\020\002\032\010platform\"\024platform@example.org*\0051.0.00\002:;Tell who hands in data that does not hold, and who noticed.BIWhat a process counts beyond its bound is declared as a loss, not listed.BXThe source is what the batch claims; when its signature does not hold, nobody proved it.H\002R\004\010\200\243\005Z\005\010\200\316\332\003`\001'
   _globals['_REFUSALSRECORD']._serialized_start=243
-  _globals['_REFUSALSRECORD']._serialized_end=510
-  _globals['_REFUSALSFRAME']._serialized_start=513
-  _globals['_REFUSALSFRAME']._serialized_end=957
-  _globals['_REFUSALSFRAME_RECORDS']._serialized_start=698
-  _globals['_REFUSALSFRAME_RECORDS']._serialized_end=766
-  _globals['_REFUSALSFRAME_BATCH']._serialized_start=769
-  _globals['_REFUSALSFRAME_BATCH']._serialized_end=957
-  _globals['_REFUSALS']._serialized_start=960
-  _globals['_REFUSALS']._serialized_end=1375
+  _globals['_REFUSALSRECORD']._serialized_end=514
+  _globals['_REFUSALSFRAME']._serialized_start=517
+  _globals['_REFUSALSFRAME']._serialized_end=961
+  _globals['_REFUSALSFRAME_RECORDS']._serialized_start=702
+  _globals['_REFUSALSFRAME_RECORDS']._serialized_end=770
+  _globals['_REFUSALSFRAME_BATCH']._serialized_start=773
+  _globals['_REFUSALSFRAME_BATCH']._serialized_end=961
+  _globals['_REFUSALS']._serialized_start=964
+  _globals['_REFUSALS']._serialized_end=1379
 # @@protoc_insertion_point(module_scope)

@@ -28,7 +28,7 @@ from telltale.api.mesh.v1 import product_pb2 as telltale_dot_api_dot_mesh_dot_v1
 from telltale.api.mesh.v1 import stream_pb2 as telltale_dot_api_dot_mesh_dot_v1_dot_stream__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&telltale/api/servers/v1/accounts.proto\x12\x17telltale.api.servers.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a telltale/api/mesh/v1/batch.proto\x1a\"telltale/api/mesh/v1/product.proto\x1a!telltale/api/mesh/v1/stream.proto\"\x94\x03\n\x0e\x41\x63\x63ountsRecord\x12\x31\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x07\xa2\xd4\x18\x03\"\x01\x01\x12&\n\x07\x61\x63\x63ount\x18\x02 \x01(\tB\x15\xa2\xd4\x18\x11\x12\tuser.name\x18\x04\"\x02\x02\x04\x12!\n\naccount_id\x18\x03 \x01(\rB\r\xa2\xd4\x18\t\x12\x07user.id\x12\x10\n\x08group_id\x18\x04 \x01(\r\x12 \n\x06groups\x18\x05 \x03(\tB\x10\xa2\xd4\x18\x0c\x12\nuser.roles\x12\x0c\n\x04home\x18\x06 \x01(\t\x12\r\n\x05shell\x18\x07 \x01(\t\x12\x12\n\ncan_log_in\x18\x08 \x01(\x08\x12\x33\n\x08password\x18\t \x01(\x0e\x32!.telltale.api.servers.v1.Password\x12\x39\n\x15password_changed_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xf3\x03\n\rAccountsFrame\x12=\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32,.telltale.api.servers.v1.AccountsFrame.Batch\x12\x14\n\x0c\x63\x65rtificates\x18\x02 \x03(\x0c\x12&\n\x03gap\x18\x03 \x01(\x0b\x32\x19.telltale.api.mesh.v1.Gap\x12(\n\x04sync\x18\x04 \x01(\x0b\x32\x1a.telltale.api.mesh.v1.Sync\x1a}\n\x07Records\x12\x38\n\x07records\x18\x01 \x03(\x0b\x32\'.telltale.api.servers.v1.AccountsRecord\x12\x38\n\x07removed\x18\x02 \x03(\x0b\x32\'.telltale.api.servers.v1.AccountsRecord\x1a\xbb\x01\n\x05\x42\x61tch\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.telltale.api.mesh.v1.Header\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12?\n\x07payload\x18\x03 \x01(\x0b\x32..telltale.api.servers.v1.AccountsFrame.Records\x12\x30\n\x08\x64\x65livery\x18\x04 \x01(\x0b\x32\x1e.telltale.api.mesh.v1.Delivery\"\x9b\x02\n\x0c\x41\x63\x63ountsList\x12<\n\x07\x65ntries\x18\x01 \x03(\x0b\x32+.telltale.api.servers.v1.AccountsList.Entry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x30\n\x08position\x18\x03 \x01(\x0b\x32\x1e.telltale.api.mesh.v1.Position\x1a\x81\x01\n\x05\x45ntry\x12\x0e\n\x06source\x18\x01 \x01(\t\x12/\n\x0bstale_since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x37\n\x06record\x18\x03 \x01(\x0b\x32\'.telltale.api.servers.v1.AccountsRecord*_\n\x08Password\x12\x18\n\x14PASSWORD_UNSPECIFIED\x10\x00\x12\x10\n\x0cPASSWORD_SET\x10\x01\x12\x13\n\x0fPASSWORD_LOCKED\x10\x02\x12\x12\n\x0ePASSWORD_EMPTY\x10\x03\x32\xeb\x04\n\x08\x41\x63\x63ounts\x12]\n\tSubscribe\x12&.telltale.api.mesh.v1.SubscribeRequest\x1a&.telltale.api.servers.v1.AccountsFrame0\x01\x12P\n\x04List\x12!.telltale.api.mesh.v1.ListRequest\x1a%.telltale.api.servers.v1.AccountsList\x12U\n\x05Watch\x12\".telltale.api.mesh.v1.WatchRequest\x1a&.telltale.api.servers.v1.AccountsFrame0\x01\x1a\xd6\x02\xa2\xd4\x18\xd1\x02\n\x10servers.accounts\x10\x03\x1a\x11server-management\"\x1dserver-management@example.org*\x05\x31.0.00\x02:DTell who could get into a host, and notice a new or changed account.BWAccounts of a directory such as LDAP are not seen: only what stands in the local files.BSWhether there is a password is absent where the agent may not read the shadow file.H\x04R\x03\x08\xa0\x38Z\x05\x08\x80\xe7\x84\x0f\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&telltale/api/servers/v1/accounts.proto\x12\x17telltale.api.servers.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a telltale/api/mesh/v1/batch.proto\x1a\"telltale/api/mesh/v1/product.proto\x1a!telltale/api/mesh/v1/stream.proto\"\xa8\x03\n\x0e\x41\x63\x63ountsRecord\x12\x31\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x07\xa2\xd4\x18\x03\"\x01\x01\x12&\n\x07\x61\x63\x63ount\x18\x02 \x01(\tB\x15\xa2\xd4\x18\x11\x12\tuser.name\x18\x04\"\x02\x02\x04\x12#\n\naccount_id\x18\x03 \x01(\rB\x0f\xa2\xd4\x18\x0b\x12\x07user.id\x18\x04\x12\x18\n\x08group_id\x18\x04 \x01(\rB\x06\xa2\xd4\x18\x02\x18\x04\x12\"\n\x06groups\x18\x05 \x03(\tB\x12\xa2\xd4\x18\x0e\x12\nuser.roles\x18\x04\x12\x14\n\x04home\x18\x06 \x01(\tB\x06\xa2\xd4\x18\x02\x18\x04\x12\r\n\x05shell\x18\x07 \x01(\t\x12\x12\n\ncan_log_in\x18\x08 \x01(\x08\x12\x33\n\x08password\x18\t \x01(\x0e\x32!.telltale.api.servers.v1.Password\x12\x39\n\x15password_changed_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xf3\x03\n\rAccountsFrame\x12=\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32,.telltale.api.servers.v1.AccountsFrame.Batch\x12\x14\n\x0c\x63\x65rtificates\x18\x02 \x03(\x0c\x12&\n\x03gap\x18\x03 \x01(\x0b\x32\x19.telltale.api.mesh.v1.Gap\x12(\n\x04sync\x18\x04 \x01(\x0b\x32\x1a.telltale.api.mesh.v1.Sync\x1a}\n\x07Records\x12\x38\n\x07records\x18\x01 \x03(\x0b\x32\'.telltale.api.servers.v1.AccountsRecord\x12\x38\n\x07removed\x18\x02 \x03(\x0b\x32\'.telltale.api.servers.v1.AccountsRecord\x1a\xbb\x01\n\x05\x42\x61tch\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.telltale.api.mesh.v1.Header\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12?\n\x07payload\x18\x03 \x01(\x0b\x32..telltale.api.servers.v1.AccountsFrame.Records\x12\x30\n\x08\x64\x65livery\x18\x04 \x01(\x0b\x32\x1e.telltale.api.mesh.v1.Delivery\"\xb2\x02\n\x0c\x41\x63\x63ountsList\x12<\n\x07\x65ntries\x18\x01 \x03(\x0b\x32+.telltale.api.servers.v1.AccountsList.Entry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x30\n\x08position\x18\x03 \x01(\x0b\x32\x1e.telltale.api.mesh.v1.Position\x12\x15\n\rmasked_fields\x18\x04 \x03(\t\x1a\x81\x01\n\x05\x45ntry\x12\x0e\n\x06source\x18\x01 \x01(\t\x12/\n\x0bstale_since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x37\n\x06record\x18\x03 \x01(\x0b\x32\'.telltale.api.servers.v1.AccountsRecord*_\n\x08Password\x12\x18\n\x14PASSWORD_UNSPECIFIED\x10\x00\x12\x10\n\x0cPASSWORD_SET\x10\x01\x12\x13\n\x0fPASSWORD_LOCKED\x10\x02\x12\x12\n\x0ePASSWORD_EMPTY\x10\x03\x32\xeb\x04\n\x08\x41\x63\x63ounts\x12]\n\tSubscribe\x12&.telltale.api.mesh.v1.SubscribeRequest\x1a&.telltale.api.servers.v1.AccountsFrame0\x01\x12P\n\x04List\x12!.telltale.api.mesh.v1.ListRequest\x1a%.telltale.api.servers.v1.AccountsList\x12U\n\x05Watch\x12\".telltale.api.mesh.v1.WatchRequest\x1a&.telltale.api.servers.v1.AccountsFrame0\x01\x1a\xd6\x02\xa2\xd4\x18\xd1\x02\n\x10servers.accounts\x10\x03\x1a\x11server-management\"\x1dserver-management@example.org*\x05\x31.0.00\x02:DTell who could get into a host, and notice a new or changed account.BWAccounts of a directory such as LDAP are not seen: only what stands in the local files.BSWhether there is a password is absent where the agent may not read the shadow file.H\x04R\x03\x08\xa0\x38Z\x05\x08\x80\xce\xda\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,25 +40,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACCOUNTSRECORD'].fields_by_name['account']._loaded_options = None
   _globals['_ACCOUNTSRECORD'].fields_by_name['account']._serialized_options = b'\242\324\030\021\022\tuser.name\030\004\"\002\002\004'
   _globals['_ACCOUNTSRECORD'].fields_by_name['account_id']._loaded_options = None
-  _globals['_ACCOUNTSRECORD'].fields_by_name['account_id']._serialized_options = b'\242\324\030\t\022\007user.id'
+  _globals['_ACCOUNTSRECORD'].fields_by_name['account_id']._serialized_options = b'\242\324\030\013\022\007user.id\030\004'
+  _globals['_ACCOUNTSRECORD'].fields_by_name['group_id']._loaded_options = None
+  _globals['_ACCOUNTSRECORD'].fields_by_name['group_id']._serialized_options = b'\242\324\030\002\030\004'
   _globals['_ACCOUNTSRECORD'].fields_by_name['groups']._loaded_options = None
-  _globals['_ACCOUNTSRECORD'].fields_by_name['groups']._serialized_options = b'\242\324\030\014\022\nuser.roles'
+  _globals['_ACCOUNTSRECORD'].fields_by_name['groups']._serialized_options = b'\242\324\030\016\022\nuser.roles\030\004'
+  _globals['_ACCOUNTSRECORD'].fields_by_name['home']._loaded_options = None
+  _globals['_ACCOUNTSRECORD'].fields_by_name['home']._serialized_options = b'\242\324\030\002\030\004'
   _globals['_ACCOUNTS']._loaded_options = None
-  _globals['_ACCOUNTS']._serialized_options = b'\242\324\030\321\002\n\020servers.accounts\020\003\032\021server-management\"\035server-management@example.org*\0051.0.00\002:DTell who could get into a host, and notice a new or changed account.BWAccounts of a directory such as LDAP are not seen: only what stands in the local files.BSWhether there is a password is absent where the agent may not read the shadow file.H\004R\003\010\2408Z\005\010\200\347\204\017'
-  _globals['_PASSWORD']._serialized_start=1400
-  _globals['_PASSWORD']._serialized_end=1495
+  _globals['_ACCOUNTS']._serialized_options = b'\242\324\030\321\002\n\020servers.accounts\020\003\032\021server-management\"\035server-management@example.org*\0051.0.00\002:DTell who could get into a host, and notice a new or changed account.BWAccounts of a directory such as LDAP are not seen: only what stands in the local files.BSWhether there is a password is absent where the agent may not read the shadow file.H\004R\003\010\2408Z\005\010\200\316\332\003'
+  _globals['_PASSWORD']._serialized_start=1443
+  _globals['_PASSWORD']._serialized_end=1538
   _globals['_ACCOUNTSRECORD']._serialized_start=206
-  _globals['_ACCOUNTSRECORD']._serialized_end=610
-  _globals['_ACCOUNTSFRAME']._serialized_start=613
-  _globals['_ACCOUNTSFRAME']._serialized_end=1112
-  _globals['_ACCOUNTSFRAME_RECORDS']._serialized_start=797
-  _globals['_ACCOUNTSFRAME_RECORDS']._serialized_end=922
-  _globals['_ACCOUNTSFRAME_BATCH']._serialized_start=925
-  _globals['_ACCOUNTSFRAME_BATCH']._serialized_end=1112
-  _globals['_ACCOUNTSLIST']._serialized_start=1115
-  _globals['_ACCOUNTSLIST']._serialized_end=1398
-  _globals['_ACCOUNTSLIST_ENTRY']._serialized_start=1269
-  _globals['_ACCOUNTSLIST_ENTRY']._serialized_end=1398
-  _globals['_ACCOUNTS']._serialized_start=1498
-  _globals['_ACCOUNTS']._serialized_end=2117
+  _globals['_ACCOUNTSRECORD']._serialized_end=630
+  _globals['_ACCOUNTSFRAME']._serialized_start=633
+  _globals['_ACCOUNTSFRAME']._serialized_end=1132
+  _globals['_ACCOUNTSFRAME_RECORDS']._serialized_start=817
+  _globals['_ACCOUNTSFRAME_RECORDS']._serialized_end=942
+  _globals['_ACCOUNTSFRAME_BATCH']._serialized_start=945
+  _globals['_ACCOUNTSFRAME_BATCH']._serialized_end=1132
+  _globals['_ACCOUNTSLIST']._serialized_start=1135
+  _globals['_ACCOUNTSLIST']._serialized_end=1441
+  _globals['_ACCOUNTSLIST_ENTRY']._serialized_start=1312
+  _globals['_ACCOUNTSLIST_ENTRY']._serialized_end=1441
+  _globals['_ACCOUNTS']._serialized_start=1541
+  _globals['_ACCOUNTS']._serialized_end=2160
 # @@protoc_insertion_point(module_scope)

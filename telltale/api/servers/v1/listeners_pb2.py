@@ -28,7 +28,7 @@ from telltale.api.mesh.v1 import product_pb2 as telltale_dot_api_dot_mesh_dot_v1
 from telltale.api.mesh.v1 import stream_pb2 as telltale_dot_api_dot_mesh_dot_v1_dot_stream__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'telltale/api/servers/v1/listeners.proto\x12\x17telltale.api.servers.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a telltale/api/mesh/v1/batch.proto\x1a\"telltale/api/mesh/v1/product.proto\x1a!telltale/api/mesh/v1/stream.proto\"\x8d\x03\n\x0fListenersRecord\x12\x31\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x07\xa2\xd4\x18\x03\"\x01\x01\x12-\n\ttransport\x18\x02 \x01(\tB\x1a\xa2\xd4\x18\x16\x12\x11network.transport\"\x01\x02\x12\x30\n\x07\x61\x64\x64ress\x18\x03 \x01(\tB\x1f\xa2\xd4\x18\x1b\x12\x15network.local.address\"\x02\x02\x06\x12)\n\x04port\x18\x04 \x01(\rB\x1b\xa2\xd4\x18\x17\x12\x12network.local.port\"\x01\x02\x12(\n\nprocess_id\x18\x05 \x01(\rB\x14\xa2\xd4\x18\x10\x12\x0bprocess.pid\"\x01\x02\x12\x31\n\x07process\x18\x06 \x01(\tB \xa2\xd4\x18\x1c\x12\x17process.executable.name\"\x01\x05\x12\x31\n\nexecutable\x18\x07 \x01(\tB\x1d\xa2\xd4\x18\x19\x12\x17process.executable.path\x12+\n\x07\x61\x63\x63ount\x18\x08 \x01(\tB\x1a\xa2\xd4\x18\x16\x12\x11process.user.name\"\x01\x04\"\xf8\x03\n\x0eListenersFrame\x12>\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32-.telltale.api.servers.v1.ListenersFrame.Batch\x12\x14\n\x0c\x63\x65rtificates\x18\x02 \x03(\x0c\x12&\n\x03gap\x18\x03 \x01(\x0b\x32\x19.telltale.api.mesh.v1.Gap\x12(\n\x04sync\x18\x04 \x01(\x0b\x32\x1a.telltale.api.mesh.v1.Sync\x1a\x7f\n\x07Records\x12\x39\n\x07records\x18\x01 \x03(\x0b\x32(.telltale.api.servers.v1.ListenersRecord\x12\x39\n\x07removed\x18\x02 \x03(\x0b\x32(.telltale.api.servers.v1.ListenersRecord\x1a\xbc\x01\n\x05\x42\x61tch\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.telltale.api.mesh.v1.Header\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12@\n\x07payload\x18\x03 \x01(\x0b\x32/.telltale.api.servers.v1.ListenersFrame.Records\x12\x30\n\x08\x64\x65livery\x18\x04 \x01(\x0b\x32\x1e.telltale.api.mesh.v1.Delivery\"\x9e\x02\n\rListenersList\x12=\n\x07\x65ntries\x18\x01 \x03(\x0b\x32,.telltale.api.servers.v1.ListenersList.Entry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x30\n\x08position\x18\x03 \x01(\x0b\x32\x1e.telltale.api.mesh.v1.Position\x1a\x82\x01\n\x05\x45ntry\x12\x0e\n\x06source\x18\x01 \x01(\t\x12/\n\x0bstale_since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x06record\x18\x03 \x01(\x0b\x32(.telltale.api.servers.v1.ListenersRecord2\xf3\x04\n\tListeners\x12^\n\tSubscribe\x12&.telltale.api.mesh.v1.SubscribeRequest\x1a\'.telltale.api.servers.v1.ListenersFrame0\x01\x12Q\n\x04List\x12!.telltale.api.mesh.v1.ListRequest\x1a&.telltale.api.servers.v1.ListenersList\x12V\n\x05Watch\x12\".telltale.api.mesh.v1.WatchRequest\x1a\'.telltale.api.servers.v1.ListenersFrame0\x01\x1a\xda\x02\xa2\xd4\x18\xd5\x02\n\x11servers.listeners\x10\x03\x1a\x11server-management\"\x1dserver-management@example.org*\x05\x31.0.00\x02:6Tell what can be reached on a host, and who opened it.B1Sockets of other network namespaces are not seen.B=A port that is open for less than the interval can be missed.BKProcess and account are absent where the agent may not look at the process.H\x03R\x03\x08\xa0\x38Z\x05\x08\x80\xe7\x84\x0f\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'telltale/api/servers/v1/listeners.proto\x12\x17telltale.api.servers.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a telltale/api/mesh/v1/batch.proto\x1a\"telltale/api/mesh/v1/product.proto\x1a!telltale/api/mesh/v1/stream.proto\"\x93\x03\n\x0fListenersRecord\x12\x31\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x07\xa2\xd4\x18\x03\"\x01\x01\x12-\n\ttransport\x18\x02 \x01(\tB\x1a\xa2\xd4\x18\x16\x12\x11network.transport\"\x01\x02\x12\x32\n\x07\x61\x64\x64ress\x18\x03 \x01(\tB!\xa2\xd4\x18\x1d\x12\x15network.local.address\x18\x03\"\x02\x02\x06\x12+\n\x04port\x18\x04 \x01(\rB\x1d\xa2\xd4\x18\x19\x12\x12network.local.port\x18\x03\"\x01\x02\x12(\n\nprocess_id\x18\x05 \x01(\rB\x14\xa2\xd4\x18\x10\x12\x0bprocess.pid\"\x01\x02\x12\x31\n\x07process\x18\x06 \x01(\tB \xa2\xd4\x18\x1c\x12\x17process.executable.name\"\x01\x05\x12\x31\n\nexecutable\x18\x07 \x01(\tB\x1d\xa2\xd4\x18\x19\x12\x17process.executable.path\x12-\n\x07\x61\x63\x63ount\x18\x08 \x01(\tB\x1c\xa2\xd4\x18\x18\x12\x11process.user.name\x18\x04\"\x01\x04\"\xf8\x03\n\x0eListenersFrame\x12>\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32-.telltale.api.servers.v1.ListenersFrame.Batch\x12\x14\n\x0c\x63\x65rtificates\x18\x02 \x03(\x0c\x12&\n\x03gap\x18\x03 \x01(\x0b\x32\x19.telltale.api.mesh.v1.Gap\x12(\n\x04sync\x18\x04 \x01(\x0b\x32\x1a.telltale.api.mesh.v1.Sync\x1a\x7f\n\x07Records\x12\x39\n\x07records\x18\x01 \x03(\x0b\x32(.telltale.api.servers.v1.ListenersRecord\x12\x39\n\x07removed\x18\x02 \x03(\x0b\x32(.telltale.api.servers.v1.ListenersRecord\x1a\xbc\x01\n\x05\x42\x61tch\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.telltale.api.mesh.v1.Header\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12@\n\x07payload\x18\x03 \x01(\x0b\x32/.telltale.api.servers.v1.ListenersFrame.Records\x12\x30\n\x08\x64\x65livery\x18\x04 \x01(\x0b\x32\x1e.telltale.api.mesh.v1.Delivery\"\xb5\x02\n\rListenersList\x12=\n\x07\x65ntries\x18\x01 \x03(\x0b\x32,.telltale.api.servers.v1.ListenersList.Entry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x30\n\x08position\x18\x03 \x01(\x0b\x32\x1e.telltale.api.mesh.v1.Position\x12\x15\n\rmasked_fields\x18\x04 \x03(\t\x1a\x82\x01\n\x05\x45ntry\x12\x0e\n\x06source\x18\x01 \x01(\t\x12/\n\x0bstale_since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x06record\x18\x03 \x01(\x0b\x32(.telltale.api.servers.v1.ListenersRecord2\xf3\x04\n\tListeners\x12^\n\tSubscribe\x12&.telltale.api.mesh.v1.SubscribeRequest\x1a\'.telltale.api.servers.v1.ListenersFrame0\x01\x12Q\n\x04List\x12!.telltale.api.mesh.v1.ListRequest\x1a&.telltale.api.servers.v1.ListenersList\x12V\n\x05Watch\x12\".telltale.api.mesh.v1.WatchRequest\x1a\'.telltale.api.servers.v1.ListenersFrame0\x01\x1a\xda\x02\xa2\xd4\x18\xd5\x02\n\x11servers.listeners\x10\x03\x1a\x11server-management\"\x1dserver-management@example.org*\x05\x31.0.00\x02:6Tell what can be reached on a host, and who opened it.B1Sockets of other network namespaces are not seen.B=A port that is open for less than the interval can be missed.BKProcess and account are absent where the agent may not look at the process.H\x04R\x03\x08\xa0\x38Z\x05\x08\x80\xce\xda\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,9 +40,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTENERSRECORD'].fields_by_name['transport']._loaded_options = None
   _globals['_LISTENERSRECORD'].fields_by_name['transport']._serialized_options = b'\242\324\030\026\022\021network.transport\"\001\002'
   _globals['_LISTENERSRECORD'].fields_by_name['address']._loaded_options = None
-  _globals['_LISTENERSRECORD'].fields_by_name['address']._serialized_options = b'\242\324\030\033\022\025network.local.address\"\002\002\006'
+  _globals['_LISTENERSRECORD'].fields_by_name['address']._serialized_options = b'\242\324\030\035\022\025network.local.address\030\003\"\002\002\006'
   _globals['_LISTENERSRECORD'].fields_by_name['port']._loaded_options = None
-  _globals['_LISTENERSRECORD'].fields_by_name['port']._serialized_options = b'\242\324\030\027\022\022network.local.port\"\001\002'
+  _globals['_LISTENERSRECORD'].fields_by_name['port']._serialized_options = b'\242\324\030\031\022\022network.local.port\030\003\"\001\002'
   _globals['_LISTENERSRECORD'].fields_by_name['process_id']._loaded_options = None
   _globals['_LISTENERSRECORD'].fields_by_name['process_id']._serialized_options = b'\242\324\030\020\022\013process.pid\"\001\002'
   _globals['_LISTENERSRECORD'].fields_by_name['process']._loaded_options = None
@@ -50,21 +50,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTENERSRECORD'].fields_by_name['executable']._loaded_options = None
   _globals['_LISTENERSRECORD'].fields_by_name['executable']._serialized_options = b'\242\324\030\031\022\027process.executable.path'
   _globals['_LISTENERSRECORD'].fields_by_name['account']._loaded_options = None
-  _globals['_LISTENERSRECORD'].fields_by_name['account']._serialized_options = b'\242\324\030\026\022\021process.user.name\"\001\004'
+  _globals['_LISTENERSRECORD'].fields_by_name['account']._serialized_options = b'\242\324\030\030\022\021process.user.name\030\004\"\001\004'
   _globals['_LISTENERS']._loaded_options = None
-  _globals['_LISTENERS']._serialized_options = b'\242\324\030\325\002\n\021servers.listeners\020\003\032\021server-management\"\035server-management@example.org*\0051.0.00\002:6Tell what can be reached on a host, and who opened it.B1Sockets of other network namespaces are not seen.B=A port that is open for less than the interval can be missed.BKProcess and account are absent where the agent may not look at the process.H\003R\003\010\2408Z\005\010\200\347\204\017'
+  _globals['_LISTENERS']._serialized_options = b'\242\324\030\325\002\n\021servers.listeners\020\003\032\021server-management\"\035server-management@example.org*\0051.0.00\002:6Tell what can be reached on a host, and who opened it.B1Sockets of other network namespaces are not seen.B=A port that is open for less than the interval can be missed.BKProcess and account are absent where the agent may not look at the process.H\004R\003\010\2408Z\005\010\200\316\332\003'
   _globals['_LISTENERSRECORD']._serialized_start=207
-  _globals['_LISTENERSRECORD']._serialized_end=604
-  _globals['_LISTENERSFRAME']._serialized_start=607
-  _globals['_LISTENERSFRAME']._serialized_end=1111
-  _globals['_LISTENERSFRAME_RECORDS']._serialized_start=793
-  _globals['_LISTENERSFRAME_RECORDS']._serialized_end=920
-  _globals['_LISTENERSFRAME_BATCH']._serialized_start=923
-  _globals['_LISTENERSFRAME_BATCH']._serialized_end=1111
-  _globals['_LISTENERSLIST']._serialized_start=1114
-  _globals['_LISTENERSLIST']._serialized_end=1400
-  _globals['_LISTENERSLIST_ENTRY']._serialized_start=1270
-  _globals['_LISTENERSLIST_ENTRY']._serialized_end=1400
-  _globals['_LISTENERS']._serialized_start=1403
-  _globals['_LISTENERS']._serialized_end=2030
+  _globals['_LISTENERSRECORD']._serialized_end=610
+  _globals['_LISTENERSFRAME']._serialized_start=613
+  _globals['_LISTENERSFRAME']._serialized_end=1117
+  _globals['_LISTENERSFRAME_RECORDS']._serialized_start=799
+  _globals['_LISTENERSFRAME_RECORDS']._serialized_end=926
+  _globals['_LISTENERSFRAME_BATCH']._serialized_start=929
+  _globals['_LISTENERSFRAME_BATCH']._serialized_end=1117
+  _globals['_LISTENERSLIST']._serialized_start=1120
+  _globals['_LISTENERSLIST']._serialized_end=1429
+  _globals['_LISTENERSLIST_ENTRY']._serialized_start=1299
+  _globals['_LISTENERSLIST_ENTRY']._serialized_end=1429
+  _globals['_LISTENERS']._serialized_start=1432
+  _globals['_LISTENERS']._serialized_end=2059
 # @@protoc_insertion_point(module_scope)

@@ -28,7 +28,7 @@ from telltale.api.mesh.v1 import product_pb2 as telltale_dot_api_dot_mesh_dot_v1
 from telltale.api.mesh.v1 import stream_pb2 as telltale_dot_api_dot_mesh_dot_v1_dot_stream__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#telltale/api/servers/v1/units.proto\x12\x17telltale.api.servers.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a telltale/api/mesh/v1/batch.proto\x1a\"telltale/api/mesh/v1/product.proto\x1a!telltale/api/mesh/v1/stream.proto\"\x85\x03\n\x0bUnitsRecord\x12\x31\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x07\xa2\xd4\x18\x03\"\x01\x01\x12\x15\n\x04unit\x18\x02 \x01(\tB\x07\xa2\xd4\x18\x03\"\x01\x02\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x04 \x01(\x08\x12\x15\n\rinvocation_id\x18\x05 \x01(\t\x12\x30\n\x0c\x61\x63tive_since\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x37\n\nenablement\x18\x07 \x01(\x0e\x32#.telltale.api.servers.v1.Enablement\x12\x0c\n\x04path\x18\x08 \x01(\t\x12\x10\n\x08\x64rop_ins\x18\t \x03(\t\x12\x18\n\x07\x61\x63\x63ount\x18\n \x01(\tB\x07\xa2\xd4\x18\x03\"\x01\x04\x12\x30\n\x07\x63ommand\x18\x0b \x01(\tB\x1f\xa2\xd4\x18\x1b\x12\x14process.command_line\x18\x03\"\x01\x05\x12\x19\n\x11\x64\x65\x66inition_sha256\x18\x0c \x01(\t\"\xe4\x03\n\nUnitsFrame\x12:\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32).telltale.api.servers.v1.UnitsFrame.Batch\x12\x14\n\x0c\x63\x65rtificates\x18\x02 \x03(\x0c\x12&\n\x03gap\x18\x03 \x01(\x0b\x32\x19.telltale.api.mesh.v1.Gap\x12(\n\x04sync\x18\x04 \x01(\x0b\x32\x1a.telltale.api.mesh.v1.Sync\x1aw\n\x07Records\x12\x35\n\x07records\x18\x01 \x03(\x0b\x32$.telltale.api.servers.v1.UnitsRecord\x12\x35\n\x07removed\x18\x02 \x03(\x0b\x32$.telltale.api.servers.v1.UnitsRecord\x1a\xb8\x01\n\x05\x42\x61tch\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.telltale.api.mesh.v1.Header\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12<\n\x07payload\x18\x03 \x01(\x0b\x32+.telltale.api.servers.v1.UnitsFrame.Records\x12\x30\n\x08\x64\x65livery\x18\x04 \x01(\x0b\x32\x1e.telltale.api.mesh.v1.Delivery\"\x91\x02\n\tUnitsList\x12\x39\n\x07\x65ntries\x18\x01 \x03(\x0b\x32(.telltale.api.servers.v1.UnitsList.Entry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x30\n\x08position\x18\x03 \x01(\x0b\x32\x1e.telltale.api.mesh.v1.Position\x1a~\n\x05\x45ntry\x12\x0e\n\x06source\x18\x01 \x01(\t\x12/\n\x0bstale_since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x06record\x18\x03 \x01(\x0b\x32$.telltale.api.servers.v1.UnitsRecord*\xa1\x01\n\nEnablement\x12\x1a\n\x16\x45NABLEMENT_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45NABLEMENT_ENABLED\x10\x01\x12\x17\n\x13\x45NABLEMENT_DISABLED\x10\x02\x12\x15\n\x11\x45NABLEMENT_STATIC\x10\x03\x12\x15\n\x11\x45NABLEMENT_MASKED\x10\x04\x12\x18\n\x14\x45NABLEMENT_TRANSIENT\x10\x05\x32\xf1\x04\n\x05Units\x12Z\n\tSubscribe\x12&.telltale.api.mesh.v1.SubscribeRequest\x1a#.telltale.api.servers.v1.UnitsFrame0\x01\x12M\n\x04List\x12!.telltale.api.mesh.v1.ListRequest\x1a\".telltale.api.servers.v1.UnitsList\x12R\n\x05Watch\x12\".telltale.api.mesh.v1.WatchRequest\x1a#.telltale.api.servers.v1.UnitsFrame0\x01\x1a\xe8\x02\xa2\xd4\x18\xe3\x02\n\rservers.units\x10\x03\x1a\x11server-management\"\x1dserver-management@example.org*\x05\x31.0.00\x02:RTell what a host runs and will run after a boot, and notice a new or changed unit.BRRead from files, never by asking systemd: a unit that failed is shown as inactive.B#Units of single users are not seen.B:What a generator made is seen only after systemd wrote it.H\x03R\x03\x08\xa0\x38Z\x05\x08\x80\xe7\x84\x0f\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#telltale/api/servers/v1/units.proto\x12\x17telltale.api.servers.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a telltale/api/mesh/v1/batch.proto\x1a\"telltale/api/mesh/v1/product.proto\x1a!telltale/api/mesh/v1/stream.proto\"\x87\x03\n\x0bUnitsRecord\x12\x31\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x07\xa2\xd4\x18\x03\"\x01\x01\x12\x15\n\x04unit\x18\x02 \x01(\tB\x07\xa2\xd4\x18\x03\"\x01\x02\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x04 \x01(\x08\x12\x15\n\rinvocation_id\x18\x05 \x01(\t\x12\x30\n\x0c\x61\x63tive_since\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x37\n\nenablement\x18\x07 \x01(\x0e\x32#.telltale.api.servers.v1.Enablement\x12\x0c\n\x04path\x18\x08 \x01(\t\x12\x10\n\x08\x64rop_ins\x18\t \x03(\t\x12\x1a\n\x07\x61\x63\x63ount\x18\n \x01(\tB\t\xa2\xd4\x18\x05\x18\x02\"\x01\x04\x12\x30\n\x07\x63ommand\x18\x0b \x01(\tB\x1f\xa2\xd4\x18\x1b\x12\x14process.command_line\x18\x03\"\x01\x05\x12\x19\n\x11\x64\x65\x66inition_sha256\x18\x0c \x01(\t\"\xe4\x03\n\nUnitsFrame\x12:\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32).telltale.api.servers.v1.UnitsFrame.Batch\x12\x14\n\x0c\x63\x65rtificates\x18\x02 \x03(\x0c\x12&\n\x03gap\x18\x03 \x01(\x0b\x32\x19.telltale.api.mesh.v1.Gap\x12(\n\x04sync\x18\x04 \x01(\x0b\x32\x1a.telltale.api.mesh.v1.Sync\x1aw\n\x07Records\x12\x35\n\x07records\x18\x01 \x03(\x0b\x32$.telltale.api.servers.v1.UnitsRecord\x12\x35\n\x07removed\x18\x02 \x03(\x0b\x32$.telltale.api.servers.v1.UnitsRecord\x1a\xb8\x01\n\x05\x42\x61tch\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.telltale.api.mesh.v1.Header\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12<\n\x07payload\x18\x03 \x01(\x0b\x32+.telltale.api.servers.v1.UnitsFrame.Records\x12\x30\n\x08\x64\x65livery\x18\x04 \x01(\x0b\x32\x1e.telltale.api.mesh.v1.Delivery\"\xa8\x02\n\tUnitsList\x12\x39\n\x07\x65ntries\x18\x01 \x03(\x0b\x32(.telltale.api.servers.v1.UnitsList.Entry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x30\n\x08position\x18\x03 \x01(\x0b\x32\x1e.telltale.api.mesh.v1.Position\x12\x15\n\rmasked_fields\x18\x04 \x03(\t\x1a~\n\x05\x45ntry\x12\x0e\n\x06source\x18\x01 \x01(\t\x12/\n\x0bstale_since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x06record\x18\x03 \x01(\x0b\x32$.telltale.api.servers.v1.UnitsRecord*\xa1\x01\n\nEnablement\x12\x1a\n\x16\x45NABLEMENT_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45NABLEMENT_ENABLED\x10\x01\x12\x17\n\x13\x45NABLEMENT_DISABLED\x10\x02\x12\x15\n\x11\x45NABLEMENT_STATIC\x10\x03\x12\x15\n\x11\x45NABLEMENT_MASKED\x10\x04\x12\x18\n\x14\x45NABLEMENT_TRANSIENT\x10\x05\x32\xf1\x04\n\x05Units\x12Z\n\tSubscribe\x12&.telltale.api.mesh.v1.SubscribeRequest\x1a#.telltale.api.servers.v1.UnitsFrame0\x01\x12M\n\x04List\x12!.telltale.api.mesh.v1.ListRequest\x1a\".telltale.api.servers.v1.UnitsList\x12R\n\x05Watch\x12\".telltale.api.mesh.v1.WatchRequest\x1a#.telltale.api.servers.v1.UnitsFrame0\x01\x1a\xe8\x02\xa2\xd4\x18\xe3\x02\n\rservers.units\x10\x03\x1a\x11server-management\"\x1dserver-management@example.org*\x05\x31.0.00\x02:RTell what a host runs and will run after a boot, and notice a new or changed unit.BRRead from files, never by asking systemd: a unit that failed is shown as inactive.B#Units of single users are not seen.B:What a generator made is seen only after systemd wrote it.H\x03R\x03\x08\xa0\x38Z\x05\x08\x80\xe7\x84\x0f\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,25 +40,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UNITSRECORD'].fields_by_name['unit']._loaded_options = None
   _globals['_UNITSRECORD'].fields_by_name['unit']._serialized_options = b'\242\324\030\003\"\001\002'
   _globals['_UNITSRECORD'].fields_by_name['account']._loaded_options = None
-  _globals['_UNITSRECORD'].fields_by_name['account']._serialized_options = b'\242\324\030\003\"\001\004'
+  _globals['_UNITSRECORD'].fields_by_name['account']._serialized_options = b'\242\324\030\005\030\002\"\001\004'
   _globals['_UNITSRECORD'].fields_by_name['command']._loaded_options = None
   _globals['_UNITSRECORD'].fields_by_name['command']._serialized_options = b'\242\324\030\033\022\024process.command_line\030\003\"\001\005'
   _globals['_UNITS']._loaded_options = None
   _globals['_UNITS']._serialized_options = b'\242\324\030\343\002\n\rservers.units\020\003\032\021server-management\"\035server-management@example.org*\0051.0.00\002:RTell what a host runs and will run after a boot, and notice a new or changed unit.BRRead from files, never by asking systemd: a unit that failed is shown as inactive.B#Units of single users are not seen.B:What a generator made is seen only after systemd wrote it.H\003R\003\010\2408Z\005\010\200\347\204\017'
-  _globals['_ENABLEMENT']._serialized_start=1358
-  _globals['_ENABLEMENT']._serialized_end=1519
+  _globals['_ENABLEMENT']._serialized_start=1383
+  _globals['_ENABLEMENT']._serialized_end=1544
   _globals['_UNITSRECORD']._serialized_start=203
-  _globals['_UNITSRECORD']._serialized_end=592
-  _globals['_UNITSFRAME']._serialized_start=595
-  _globals['_UNITSFRAME']._serialized_end=1079
-  _globals['_UNITSFRAME_RECORDS']._serialized_start=773
-  _globals['_UNITSFRAME_RECORDS']._serialized_end=892
-  _globals['_UNITSFRAME_BATCH']._serialized_start=895
-  _globals['_UNITSFRAME_BATCH']._serialized_end=1079
-  _globals['_UNITSLIST']._serialized_start=1082
-  _globals['_UNITSLIST']._serialized_end=1355
-  _globals['_UNITSLIST_ENTRY']._serialized_start=1229
-  _globals['_UNITSLIST_ENTRY']._serialized_end=1355
-  _globals['_UNITS']._serialized_start=1522
-  _globals['_UNITS']._serialized_end=2147
+  _globals['_UNITSRECORD']._serialized_end=594
+  _globals['_UNITSFRAME']._serialized_start=597
+  _globals['_UNITSFRAME']._serialized_end=1081
+  _globals['_UNITSFRAME_RECORDS']._serialized_start=775
+  _globals['_UNITSFRAME_RECORDS']._serialized_end=894
+  _globals['_UNITSFRAME_BATCH']._serialized_start=897
+  _globals['_UNITSFRAME_BATCH']._serialized_end=1081
+  _globals['_UNITSLIST']._serialized_start=1084
+  _globals['_UNITSLIST']._serialized_end=1380
+  _globals['_UNITSLIST_ENTRY']._serialized_start=1254
+  _globals['_UNITSLIST_ENTRY']._serialized_end=1380
+  _globals['_UNITS']._serialized_start=1547
+  _globals['_UNITS']._serialized_end=2172
 # @@protoc_insertion_point(module_scope)

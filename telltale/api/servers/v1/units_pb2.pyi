@@ -87,7 +87,7 @@ class UnitsFrame(_message.Message):
     def __init__(self, batches: _Optional[_Iterable[_Union[UnitsFrame.Batch, _Mapping]]] = ..., certificates: _Optional[_Iterable[bytes]] = ..., gap: _Optional[_Union[_batch_pb2.Gap, _Mapping]] = ..., sync: _Optional[_Union[_batch_pb2.Sync, _Mapping]] = ...) -> None: ...
 
 class UnitsList(_message.Message):
-    __slots__ = ("entries", "next_page_token", "position")
+    __slots__ = ("entries", "next_page_token", "position", "masked_fields")
     class Entry(_message.Message):
         __slots__ = ("source", "stale_since", "record")
         SOURCE_FIELD_NUMBER: _ClassVar[int]
@@ -100,7 +100,9 @@ class UnitsList(_message.Message):
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELDS_FIELD_NUMBER: _ClassVar[int]
     entries: _containers.RepeatedCompositeFieldContainer[UnitsList.Entry]
     next_page_token: str
     position: _batch_pb2.Position
-    def __init__(self, entries: _Optional[_Iterable[_Union[UnitsList.Entry, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., position: _Optional[_Union[_batch_pb2.Position, _Mapping]] = ...) -> None: ...
+    masked_fields: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, entries: _Optional[_Iterable[_Union[UnitsList.Entry, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., position: _Optional[_Union[_batch_pb2.Position, _Mapping]] = ..., masked_fields: _Optional[_Iterable[str]] = ...) -> None: ...

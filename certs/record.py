@@ -1,0 +1,49 @@
+"""What an authority decides, told to its auditor; never with a join token or a token in it."""
+
+from telltale.audit import Auditor, Decision
+from telltale.rpc.auth import Context, caller
+
+# An identity's first certificate, for a join token.
+ENROLL = "enroll"
+# The next certificate of the same identity.
+RENEW = "renew"
+# A bearer token.
+ISSUE_TOKEN = "issue_token"
+
+
+class Record:
+    """Records the decisions of one authority."""
+
+    def __init__(self, auditor: Auditor) -> None:
+        self._auditor = auditor
+
+    def stranger(self, context: Context, claimed: str, reason: str, *, allowed: bool) -> None:
+        """A decision on who enrols, about the identity that they claim, or that their join token proves."""
+        self._auditor.record(
+            Decision(
+                action=ENROLL,
+                allowed=allowed,
+                principal=claimed,
+                reason=reason,
+                subject=claimed,
+                address=context.peer(),
+            )
+        )
+
+    def known(
+        self, action: str, reason: str, *, allowed: bool, subject: str = "", rules: tuple[str, ...] = ()
+    ) -> None:
+        """A decision on the caller of the running call, by its certificate."""
+        peer = str(caller().peer)
+        self._auditor.record(
+            Decision(
+                action=action,
+                allowed=allowed,
+                principal=peer,
+                reason=reason,
+                subject=subject,
+                peer=peer,
+                address=caller().address,
+                rules=rules,
+            )
+        )

@@ -1,0 +1,38 @@
+"""What an authority remembers, in SQLite: one small file beside its keys."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+STATE = "state.sqlite"
+
+
+class State:
+    """The file of one authority. Every method blocks; any thread and process may call."""
+
+    def __init__(self, directory: Path, *schemas: str) -> None:
+        self._path = directory / STATE
+        if not self._path.exists():
+            self._path.touch(mode=0o600)
+        with self.connection() as connection:
+            for schema in schemas:
+                connection.executescript(schema)
+
+    @contextmanager
+    def connection(self) -> Iterator[sqlite3.Connection]:
+        # Joining is rare: a connection for each needs neither a pool nor a thread of its own.
+        with closing(sqlite3.connect(self._path, timeout=10, isolation_level=None)) as connection:
+            yield connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing. The lock is taken before anything is read: of two at once only one can win."""
+        with self.connection() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
