@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 _CALL_SECONDS = 15.0
 # Whatever lease a gateway grants: a wrong one must not make this a busy loop, nor keep it away for ever.
 _SHORTEST_SECONDS = 1.0
-_LONGEST_SECONDS = 3600.0
+_LONGEST_SECONDS = 60.0
 
 
 async def keep_lease(me: Workload, gateway: str, address: str, descriptors_sha256: bytes) -> Never:

@@ -2,18 +2,32 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
-from telltale.api.mesh.v1.catalog_pb2 import RegisterRequest
+from telltale.api.mesh.v1.access_pb2 import Action, CheckRequest
+from telltale.api.mesh.v1.authority_pb2 import CreateJoinTokenRequest
+from telltale.api.mesh.v1.batch_pb2 import Header, SealedBatch
+from telltale.api.mesh.v1.catalog_pb2 import ListProductsRequest, RegisterRequest
+from telltale.api.mesh.v1.catalog_pb2_grpc import CatalogStub
+from telltale.api.mesh.v1.ingest_pb2 import RefusalReason
 from telltale.contract.image import own_image
 from telltale.contract.reflection import SymbolIndex, add_reflection
+from telltale.errors import BatchRefused
 from telltale.identity.workload import Workload
 from telltale.naming import SpiffeId
 from telltale.rpc.auth import Authenticator
+from telltale.rpc.client import call_metadata
 from telltale.rpc.server import serving
-from tests.support.attacker import GATEWAY, MESH, SERVERS, Attacker, answer, bearer
+from telltale.seal.sealing import SIGNATURE_CONTEXT
+from telltale.seal.verify import Verifier
+from tests.gateway.wire import domain_service, gateway_service
+from tests.support.attacker import GATEWAY, MESH, MESH_API, SERVERS, Attacker, answer, bearer
+from tests.support.batches import Chain, disk_usage
+from tests.support.mesh import Mesh
 
 # All of them share one mesh, which lives in one worker.
 pytestmark = [pytest.mark.xdist_group("mesh"), pytest.mark.timeout(180)]
@@ -97,3 +111,95 @@ async def _domain_service(attacker: Attacker, me: Workload, files: Mapping[str, 
         me, listen, authenticator, lambda server: add_reflection(server, visible), grace=0.2
     ) as port:
         yield f"127.0.0.1:{port}"
+
+
+async def test_a_service_speaks_for_none_of_its_sources(attacker: Attacker) -> None:
+    thief, agent = attacker.steal("services.servers"), attacker.steal("agent")
+    async with attacker.channel(thief, "servers") as channel:
+        metadata = await bearer(thief, "servers")
+        code, detail = await answer(channel, f"{MESH_API}Ingest/Push", b"", metadata)
+        assert (code, "`push`" in detail) == ("PERMISSION_DENIED", True), detail
+    # What it puts into its own log in the name of a source is read by those who check it.
+    forged = Chain(thief.credentials).next([disk_usage("/forged")], source=str(agent.spiffe_id))
+    claimed = Header.FromString(forged.header)
+    claimed.signer_sha256 = agent.credentials.thumbprint
+    passed_off = SealedBatch(
+        header=claimed.SerializeToString(),
+        signature=thief.sign(SIGNATURE_CONTEXT + claimed.SerializeToString()),
+        payload=forged.payload,
+    )
+    verifier = Verifier(attacker.trust)
+    verifier.learn((*thief.credentials.certificates, *agent.credentials.certificates))
+    for batch, reason in (
+        (forged, RefusalReason.REFUSAL_REASON_FOREIGN_SOURCE),
+        (passed_off, RefusalReason.REFUSAL_REASON_SIGNATURE),
+    ):
+        with pytest.raises(BatchRefused) as refused:
+            verifier.verify(batch, datetime.now(UTC))
+        assert refused.value.reason == reason
+
+
+async def test_a_service_has_no_part_in_another_domain(attacker: Attacker) -> None:
+    thief = attacker.steal("services.servers")
+    invite = CreateJoinTokenRequest(path="/agent/mine").SerializeToString()
+    check = CheckRequest(token="x").SerializeToString()
+    for domain in ("analysis", "platform"):
+        metadata = await bearer(thief, domain)
+        async with attacker.channel(thief, domain) as channel:
+            code, detail = await answer(channel, f"{MESH_API}Access/Check", check, metadata)
+            assert (code, "`forward`" in detail) == ("PERMISSION_DENIED", True), detail
+        async with attacker.authority_channel(thief, domain) as channel:
+            code, detail = await answer(channel, f"{MESH_API}Authority/CreateJoinToken", invite, metadata)
+            assert (code, "`invite`" in detail) == ("PERMISSION_DENIED", True), detail
+    async with attacker.channel(thief, "analysis") as channel:
+        metadata = await bearer(thief, "analysis")
+        code, detail = await answer(channel, f"{MESH_API}Ingest/Push", b"", metadata)
+        assert (code, "`push`" in detail) == ("PERMISSION_DENIED", True), detail
+
+
+async def test_a_service_reads_no_product_of_another_domain(attacker: Attacker) -> None:
+    thief = attacker.steal("services.servers")
+    products = {
+        "analysis": "/telltale.api.analysis.v1.Findings/Subscribe",
+        "platform": "/telltale.api.platform.v1.Processes/Subscribe",
+    }
+    for domain, method in products.items():
+        metadata = await bearer(thief, "platform", domain)
+        for server in (domain, GATEWAY):
+            async with attacker.channel(thief, server) as channel:
+                code, detail = await answer(channel, method, b"", metadata)
+                assert code == "PERMISSION_DENIED", (server, detail)
+
+
+async def test_a_service_invites_nobody_into_its_own_domain(attacker: Attacker) -> None:
+    thief = attacker.steal("services.servers")
+    async with attacker.authority_channel(thief, "servers") as channel:
+        metadata = await bearer(thief, "servers")
+        invite = CreateJoinTokenRequest(path="/agent/mine").SerializeToString()
+        code, detail = await answer(channel, f"{MESH_API}Authority/CreateJoinToken", invite, metadata)
+    assert (code, "`invite`" in detail) == ("PERMISSION_DENIED", True), detail
+
+
+async def test_a_policy_that_permits_everything_gives_away_its_own_domain_alone(tmp_path: Path) -> None:
+    """The gateway asks the owner of each product, and believes it of no other."""
+    mesh = Mesh.create(tmp_path, "platform", "servers", "analysis", "operators")
+    reader = mesh.workload("operators", "/alice")
+    async with (
+        gateway_service(mesh, tmp_path) as gateway,
+        domain_service(mesh, "servers") as hostile,
+        domain_service(mesh, "analysis") as honest,
+    ):
+        await gateway.register(hostile)
+        await gateway.register(honest)
+        for action in (Action.ACTION_DISCOVER, Action.ACTION_SUBSCRIBE, Action.ACTION_LIST):
+            for product in (*hostile.logs, *honest.logs):
+                hostile.permitted.add((str(reader.spiffe_id), action, product))
+        audiences = [mesh.trust_domain(one) for one in ("platform", "servers", "analysis")]
+        metadata = await call_metadata(reader, *audiences)
+        async with gateway.channel(reader) as channel:
+            listed = await CatalogStub(channel).ListProducts(ListProductsRequest(), metadata=metadata)
+            assert {entry.product.name for entry in listed.entries} == set(hostile.logs)
+            code, _ = await answer(
+                channel, "/telltale.api.analysis.v1.Findings/Subscribe", b"", tuple(metadata)
+            )
+            assert code == "PERMISSION_DENIED"

@@ -6,21 +6,32 @@ from typing import Any
 
 import grpc.aio
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from telltale.api.mesh.v1.access_pb2 import CheckRequest
+from telltale.api.mesh.v1.authority_pb2 import CreateJoinTokenRequest, RenewRequest
+from telltale.api.mesh.v1.authority_pb2_grpc import AuthorityStub
 from telltale.api.mesh.v1.batch_pb2 import Header, SealedBatch
+from telltale.api.mesh.v1.catalog_pb2 import RegisterRequest
 from telltale.api.mesh.v1.ingest_pb2 import ChainsRequest, PushResponse, RefusalReason
 from telltale.api.mesh.v1.ingest_pb2_grpc import IngestStub
+from telltale.api.mesh.v1.schemas_pb2 import RegisterSchemaRequest
+from telltale.identity.credentials import Credentials
+from telltale.identity.keys import new_key
 from telltale.identity.workload import Workload
 from telltale.seal.sealing import seal, sha256
 from tests.support.attacker import (
     GATEWAY,
     MESH_API,
+    SERVERS,
     SERVERS_API,
     Attacker,
     answer,
     bearer,
 )
-from tests.support.batches import DISK_USAGE, Chain, disk_usage, payload
+from tests.support.batches import DISK_USAGE, Chain, disk_usage, payload, swapped_fields
 from tests.support.running_mesh import RunningMesh, eventually
 
 # All of them share one mesh, which lives in one worker.
@@ -185,3 +196,57 @@ async def test_the_chains_of_others_stay_unknown(attacker: Attacker, mallory: Wo
         chains = await IngestStub(channel).Chains(ChainsRequest(), metadata=await bearer(mallory, "servers"))
     # The agent's chains of the other products are there, and are none of mallory's business.
     assert {chain.product for chain in chains.chains} <= {DISK_USAGE}
+
+
+async def test_an_agent_cannot_change_what_its_products_mean(attacker: Attacker, mallory: Workload) -> None:
+    metadata = await bearer(mallory, "servers")
+    swapped = swapped_fields("used_bytes", "available_bytes")
+    register = RegisterSchemaRequest(file_descriptor_set=swapped).SerializeToString()
+    async with attacker.channel(mallory, "servers") as channel:
+        code, detail = await answer(channel, f"{MESH_API}Schemas/Register", register, metadata)
+    assert code == "FAILED_PRECONDITION", detail
+    lie = Chain(mallory.credentials, epoch=epoch()).next(
+        [disk_usage("/swapped")], schema_sha256=sha256(swapped)
+    )
+    assert reasons(await attacker.push(mallory, lie)) == ["UNKNOWN_SCHEMA"]
+    assert stored(attacker.mesh, "/swapped") == 0
+
+
+async def test_an_agent_gets_no_identity_but_its_own(attacker: Attacker, mallory: Workload) -> None:
+    # A signing request may name whom it wants: the certificate names who asked.
+    key = new_key()
+    wanted = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(f"spiffe://{SERVERS}/service")])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "service")])
+    request = x509.CertificateSigningRequestBuilder().subject_name(name).add_extension(wanted, critical=True)
+    der = request.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+    async with attacker.authority_channel(mallory, "servers") as channel:
+        renewed = await AuthorityStub(channel).Renew(RenewRequest(signing_request=der))
+        assert Credentials(key, tuple(renewed.certificates)).spiffe_id == mallory.spiffe_id
+        invite = CreateJoinTokenRequest(path="/agent/another").SerializeToString()
+        metadata = await bearer(mallory, "servers")
+        code, detail = await answer(channel, f"{MESH_API}Authority/CreateJoinToken", invite, metadata)
+    assert (code, "`invite`" in detail) == ("PERMISSION_DENIED", True), detail
+
+
+async def test_an_agent_registers_nothing_and_decides_for_nobody(
+    attacker: Attacker, mallory: Workload
+) -> None:
+    register = RegisterRequest(address="127.0.0.1:1").SerializeToString()
+    async with attacker.channel(mallory, GATEWAY) as channel:
+        metadata = await bearer(mallory, "platform")
+        code, detail = await answer(channel, f"{MESH_API}Catalog/Register", register, metadata)
+        assert (code, "`register`" in detail) == ("PERMISSION_DENIED", True), detail
+    check = CheckRequest(token="x").SerializeToString()
+    async with attacker.channel(mallory, "servers") as channel:
+        metadata = await bearer(mallory, "servers")
+        code, detail = await answer(channel, f"{MESH_API}Access/Check", check, metadata)
+        assert (code, "`forward`" in detail) == ("PERMISSION_DENIED", True), detail
+
+
+async def test_an_agent_tells_nothing_in_the_name_of_the_mesh(attacker: Attacker, mallory: Workload) -> None:
+    """What services say of refusals and of decisions becomes findings: a host could accuse another one."""
+    async with attacker.channel(mallory, "platform") as channel:
+        metadata = await bearer(mallory, "platform")
+        for method in ("Ingest/Push", "Ingest/Chains"):
+            code, detail = await answer(channel, MESH_API + method, b"", metadata)
+            assert (code, "`push`" in detail) == ("PERMISSION_DENIED", True), detail

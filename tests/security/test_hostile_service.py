@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from telltale.seal.verify import Verifier
+from tests.support import memory
 from tests.support.hostile import HostileService
 from tests.support.mesh import Mesh
 from tests.support.running_mesh import environment
@@ -60,6 +61,12 @@ async def test_an_agent_that_hears_everything_that_can_be_said_does_nothing_but_
         ended = asyncio.create_task(agent.wait())
         await asyncio.wait({believing, ended}, return_when=asyncio.FIRST_COMPLETED)
         assert not ended.done(), (tmp_path / "log").read_text()[-3000:]
+        if memory.can_be_read():
+            # All that whoever takes this host over could use elsewhere.
+            (key,) = memory.keys_in(agent.pid)
+            assert key == credentials.key.private_numbers().private_value
+            held = {token.subject for token in memory.tokens_in(agent.pid)}
+            assert held <= {str(credentials.spiffe_id)}
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)

@@ -11,6 +11,7 @@ import grpc.aio
 import pytest
 
 from telltale.api.mesh.v1.access_pb2 import CheckRequest
+from telltale.api.mesh.v1.authority_pb2 import CreateJoinTokenRequest
 from telltale.api.mesh.v1.catalog_pb2 import ListProductsRequest, RegisterRequest
 from telltale.api.mesh.v1.inventory_pb2 import SealedList
 from telltale.api.mesh.v1.schemas_pb2 import RegisterSchemaRequest
@@ -19,6 +20,7 @@ from telltale.identity.workload import Workload
 from telltale.seal.sealing import sha256
 from tests.support.attacker import (
     GATEWAY,
+    MESH,
     MESH_API,
     SERVERS_API,
     Attacker,
@@ -167,3 +169,24 @@ async def test_a_subscriber_that_never_reads_and_silent_connections_stall_nobody
             for call in calls:
                 call.cancel()
     assert "spiffe://" in tailed
+
+
+async def test_an_operator_invites_hosts_and_nobody_else(attacker: Attacker, eve: Workload) -> None:
+    for domain in ("servers", "platform", "analysis", "operators"):
+        async with attacker.authority_channel(eve, domain) as channel:
+            metadata = await bearer(eve, domain)
+            for path, names in (
+                ("/service", [f"service.{domain}.{MESH}"]),
+                ("/gateway", [f"gateway.{domain}.{MESH}"]),
+                ("/writer", []),
+                ("/authority", []),
+                ("/receiver/x", []),
+                ("/reader/x", []),
+                ("/mallory", []),
+                ("/agent/x", [f"service.{domain}.{MESH}"]),
+                ("/agent/../service", []),
+                ("/agent/x/y", []),
+            ):
+                invite = CreateJoinTokenRequest(path=path, dns_names=names).SerializeToString()
+                code, detail = await answer(channel, f"{MESH_API}Authority/CreateJoinToken", invite, metadata)
+                assert code in ("PERMISSION_DENIED", "INVALID_ARGUMENT"), (domain, path, detail)

@@ -25,22 +25,20 @@ def sections() -> list[str]:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_the_section_of_a_file_names_its_tests_and_no_others(file: Path) -> None:
+def test_the_section_of_a_file_names_its_tests(file: Path) -> None:
     texts = [text for text in sections() if file.name in LINK.findall(text)]
     assert texts, f"no section of docs/security.md links to tests/security/{file.name}"
-    linked = {name for text in texts for name in LINK.findall(text)}
     named = {name for text in texts for name in re.findall(r"`(test_\w+)`", text)}
-    assert functions(file) <= named
-    assert named <= set().union(*(functions(HERE / name) for name in linked))
+    assert functions(file) <= named, f"say on docs/security.md what nobody can: {functions(file) - named}"
 
 
 def test_every_test_that_the_page_names_is_there() -> None:
-    known = set().union(*(functions(file) for file in FILES))
+    known = set().union(*(functions(file) for file in HERE.parent.rglob("test_*.py")))
     assert set(re.findall(r"`(test_\w+)`", PAGE)) <= known
 
 
 def test_every_cannot_has_its_test() -> None:
-    tables = re.findall(r"^\| [^|\n]*\bcannot \| test \|\n\|[-|]+\|\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
-    assert len(tables) == len(re.findall(r"\bcannot \|", PAGE))
+    tables = re.findall(r"^\| .*\b(?:cannot|can) \| test \|\n\|[-|]+\|\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
+    assert len(tables) == PAGE.count("| test |") >= 12
     for row in "".join(tables).splitlines():
         assert re.fullmatch(r"\| .+ \| `test_\w+`(, `test_\w+`)* \|", row), row
