@@ -237,7 +237,7 @@ def _reachable(listen: str, chosen: int = 0) -> str:
     """What others may dial; empty while it says nothing, as `0.0.0.0:7410` does and port 0."""
     host, _, number = listen.rpartition(":")
     port = chosen or (int(number) if number.isdigit() else 0)
-    return f"{host}:{port}" if port and host not in ("", "0.0.0.0", "[::]") else ""
+    return f"{host}:{port}" if port and host not in ("", "0.0.0.0", "[::]") else ""  # noqa: S104 -- it is compared, not bound
 
 
 @contextlib.asynccontextmanager

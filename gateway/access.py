@@ -17,8 +17,9 @@ import structlog
 from gateway.domain import Domain
 from telltale.api.mesh.v1.access_pb2 import AccessQuery, Action, CheckRequest, CheckResponse
 from telltale.errors import InvalidInput, TelltaleError, Unauthenticated, Unavailable
+from telltale.identity.tokens import audiences_of
 from telltale.rpc.auth import Caller
-from telltale.rpc.client import calling
+from telltale.rpc.client import answered, calling
 
 log = structlog.get_logger(__name__)
 
@@ -77,6 +78,7 @@ class Access:
         decisions: dict[str, Decision] = {}
         questions: dict[str, tuple[Domain, list[str]]] = {}
         now = time.monotonic()
+        named = audiences_of(caller.token)
         for product in products:
             recent = self._recent.get((token, action, product))
             owner = self._owners.owner(product)
@@ -84,6 +86,9 @@ class Access:
                 decisions[product] = Decision.ALLOWED if recent[0] else Decision.DENIED
             elif owner is None:
                 decisions[product] = Decision.NO_ANSWER
+            elif owner.trust_domain not in named:
+                # It would refuse the token, and has no business to see it.
+                decisions[product] = Decision.DENIED
             else:
                 questions.setdefault(owner.trust_domain, (owner, []))[1].append(product)
         asked = [self._ask(domain, caller.token, action, names) for domain, names in questions.values()]
@@ -143,7 +148,8 @@ class Access:
         )
         try:
             with calling(domain.trust_domain):
-                response = await call(request, metadata=metadata, timeout=_PATIENCE_SECONDS)
+                answer = await call(request, metadata=metadata, timeout=_PATIENCE_SECONDS)
+                response = answered(answer, domain.trust_domain)
         except (Unauthenticated, InvalidInput) as refused:
             # The domain does not accept the caller's token, for example because it is not made out to it.
             log.info("token refused", domain=domain.trust_domain, reason=str(refused))

@@ -24,7 +24,7 @@ from telltale.contract import Schema
 from telltale.errors import InvalidInput, NotFound, TelltaleError, Unavailable
 from telltale.identity.tokens import audiences_of
 from telltale.rpc.auth import Context, caller
-from telltale.rpc.client import calling
+from telltale.rpc.client import answered, calling
 
 _GET = "/telltale.api.mesh.v1.Schemas/Get"
 _PATIENCE_SECONDS = 5.0
@@ -92,7 +92,8 @@ class SchemasService(schemas_pb2_grpc.SchemasServicer):
         )
         request = GetSchemaRequest(sha256=digest)
         with calling(domain.trust_domain):
-            response = await call(request, metadata=metadata, timeout=_PATIENCE_SECONDS)
+            answer = await call(request, metadata=metadata, timeout=_PATIENCE_SECONDS)
+            response = answered(answer, domain.trust_domain)
         return await asyncio.to_thread(Schema.parse, response.file_descriptor_set, digest)
 
     def _keep(self, schema: Schema) -> None:

@@ -1,9 +1,24 @@
-"""What holds for every test."""
+"""What holds for every test, and the one mesh of real processes for all tests that only look at it."""
 
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
+
+from tests.support.running_mesh import RunningMesh, eventually, up
 
 # Time never decides a test. Developers explore new examples each time; what decides a change is repeatable.
 settings.register_profile("telltale", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("telltale")
+
+
+@pytest.fixture(scope="session")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+    """Who uses it is of the group `mesh`: it lives in one worker."""
+    home = tmp_path_factory.mktemp("mesh") / "home"
+    with up(home) as running:
+        eventually(
+            lambda: running.query("SELECT host_name FROM servers_inventory"), "a row in the database", running
+        )
+        yield running

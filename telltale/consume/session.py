@@ -13,7 +13,7 @@ from telltale.api.mesh.v1 import schemas_pb2, schemas_pb2_grpc, stream_pb2, stre
 from telltale.api.mesh.v1.batch_pb2 import SealedFrame
 from telltale.errors import Unavailable
 from telltale.identity.workload import Workload
-from telltale.rpc.client import call_metadata, calling, status_error, stream_metadata
+from telltale.rpc.client import answered, call_metadata, calling, status_error, stream_metadata
 
 # A server that does not answer within this time is not there.
 _ANSWER_SECONDS = 20.0
@@ -102,10 +102,10 @@ class Session:
         metadata = await call_metadata(self._me, *self._audiences)
         # The channel may be closed meanwhile, for the next session.
         with calling("the gateway"):
-            answer: schemas_pb2.GetSchemaResponse = await stub.Get(
+            answer: schemas_pb2.GetSchemaResponse | None = await stub.Get(
                 request, metadata=metadata, timeout=_ANSWER_SECONDS
             )
-        return answer.file_descriptor_set
+        return answered(answer, "the gateway").file_descriptor_set
 
     async def close(self) -> None:
         if self._call is not None:

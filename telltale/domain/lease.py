@@ -11,14 +11,15 @@ from telltale.api.mesh.v1.catalog_pb2 import RegisterRequest
 from telltale.api.mesh.v1.catalog_pb2_grpc import CatalogStub
 from telltale.errors import TelltaleError
 from telltale.identity.workload import Workload
-from telltale.rpc.client import backoff, call_metadata
+from telltale.rpc.client import answered, backoff, call_metadata
 
 log = structlog.get_logger(__name__)
 
 # A registration makes the gateway call back and read the descriptors.
 _CALL_SECONDS = 15.0
-# Whatever lease a gateway grants: a wrong one must not make this a busy loop.
+# Whatever lease a gateway grants: a wrong one must not make this a busy loop, nor keep it away for ever.
 _SHORTEST_SECONDS = 1.0
+_LONGEST_SECONDS = 60.0
 
 
 async def keep_lease(me: Workload, gateway: str, address: str, descriptors_sha256: bytes) -> Never:
@@ -35,12 +36,13 @@ async def keep_lease(me: Workload, gateway: str, address: str, descriptors_sha25
             credentials = me.credentials
             while credentials is me.credentials:
                 metadata = await call_metadata(me, platform)
-                response = await stub.Register(request, metadata=metadata, timeout=_CALL_SECONDS)
+                response = answered(
+                    await stub.Register(request, metadata=metadata, timeout=_CALL_SECONDS), "the gateway"
+                )
                 if not registered:
                     log.info("registered at the gateway", gateway=gateway, address=address)
                 registered, attempt = True, 0
-                lease = response.lease.ToTimedelta().total_seconds()
-                await asyncio.sleep(max(lease / 3, _SHORTEST_SECONDS))
+                await asyncio.sleep(min(max(response.lease.seconds / 3, _SHORTEST_SECONDS), _LONGEST_SECONDS))
         except (aio.AioRpcError, TelltaleError) as failed:
             detail = failed.details() if isinstance(failed, aio.AioRpcError) else str(failed)
             log.warning("not registered at the gateway", gateway=gateway, reason=detail)

@@ -50,4 +50,5 @@ def dial(
 
 def backoff(attempt: int) -> float:
     """Seconds to wait after failed attempt number `attempt`; jittered, so that no fleet marches in step."""
-    return random.uniform(_FIRST_PAUSE / 2, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(attempt, 16)))
+    longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(attempt, 16))
+    return random.uniform(_FIRST_PAUSE / 2, longest)  # noqa: S311 -- nobody gains by guessing it

@@ -1,5 +1,6 @@
 """The client of a trust domain's authority: certificates for a join token or a certificate, and tokens."""
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,14 +11,7 @@ import grpc.aio
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from telltale.api.mesh.v1 import authority_pb2, authority_pb2_grpc
-from telltale.errors import (
-    ConfigurationError,
-    InvalidInput,
-    Precondition,
-    TelltaleError,
-    Unauthenticated,
-    Unavailable,
-)
+from telltale.errors import InvalidInput, Precondition, TelltaleError, Unauthenticated, Unavailable
 from telltale.identity.credentials import Credentials
 from telltale.identity.dialling import dial
 from telltale.identity.keys import new_key, signing_request
@@ -26,6 +20,8 @@ from telltale.naming import SpiffeId, server_name
 
 _TIMEOUT = 10.0
 _MARK = "join-"
+# A JWT, and not longer than what verifiers read.
+_TOKEN = re.compile(r"(?=.{1,8192}\Z)[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 _T = TypeVar("_T")
 
 
@@ -118,7 +114,7 @@ class AuthorityClient:
             stub = authority_pb2_grpc.AuthorityStub(channel)
             request = authority_pb2.IssueTokenRequest(audiences=audiences)
             response = await asked(lambda: stub.IssueToken(request, timeout=_TIMEOUT), self._authority)
-        return IssuedToken(response.token, response.expire_time.ToDatetime(UTC))
+        return _issued(response, self._authority)
 
     def _channel(self, credentials: Credentials) -> grpc.aio.Channel:
         name = server_name("authority", credentials.spiffe_id.trust_domain)
@@ -139,7 +135,7 @@ def proven(trust: Trust, key: ec.EllipticCurvePrivateKey, certificates: Sequence
     """Refuses a certificate that others would refuse, where the reason can still be told."""
     try:
         credentials = Credentials(key, tuple(certificates))
-    except (ValueError, ConfigurationError) as broken:
+    except Exception as broken:  # the parser's own errors are of many types
         raise Unavailable("the authority answered with no certificate for this key") from broken
     leaf, *issuers = credentials.certificates
     trust.identify_peer(leaf, issuers)
@@ -149,9 +145,24 @@ def proven(trust: Trust, key: ec.EllipticCurvePrivateKey, certificates: Sequence
 async def asked(call: Callable[[], Awaitable[_T]], address: str) -> _T:
     """The authority's answer, or its refusal as this process's error."""
     try:
-        return await call()
+        answer = await call()
     except grpc.aio.AioRpcError as failed:
         raise _translated(failed, address) from failed
+    if answer is None:
+        # gRPC's way to say that it does not parse.
+        raise Unavailable(f"the authority at {address} answered with what is no response")
+    return answer
+
+
+def _issued(response: authority_pb2.IssueTokenResponse, address: str) -> IssuedToken:
+    """What goes into the metadata of calls: an authority that answers anything else stops nobody for good."""
+    try:
+        expires = response.expire_time.ToDatetime(UTC)
+    except (ValueError, OverflowError):
+        expires = datetime.min.replace(tzinfo=UTC)
+    if not _TOKEN.fullmatch(response.token) or expires <= datetime.now(UTC):
+        raise Unavailable(f"the authority at {address} answered with no token")
+    return IssuedToken(response.token, expires)
 
 
 def _translated(failed: grpc.aio.AioRpcError, address: str) -> TelltaleError:

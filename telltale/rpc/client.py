@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import grpc.aio
 
@@ -12,9 +13,12 @@ from telltale.identity.dialling import CHANNEL_OPTIONS, LARGEST_MESSAGE, backoff
 from telltale.identity.workload import Workload
 from telltale.rpc.status import status_error
 
+_T = TypeVar("_T")
+
 __all__ = [
     "CHANNEL_OPTIONS",
     "LARGEST_MESSAGE",
+    "answered",
     "backoff",
     "call_metadata",
     "calling",
@@ -53,6 +57,13 @@ def calling(peer: str) -> Iterator[None]:
             yield
     except grpc.aio.AioRpcError as failed:
         raise status_error(failed) from None
+
+
+def answered(response: _T | None, peer: str) -> _T:
+    """The response of a call; raises Unavailable when it does not parse, which gRPC tells by None."""
+    if response is None:
+        raise Unavailable(f"{peer} answered with what is no response")
+    return response
 
 
 @contextlib.contextmanager

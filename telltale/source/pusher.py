@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import grpc
@@ -11,6 +11,7 @@ from grpc import aio
 
 from telltale.api.mesh.v1.batch_pb2 import SealedBatch
 from telltale.api.mesh.v1.ingest_pb2 import (
+    ChainHead,
     ChainsRequest,
     PushRequest,
     PushResponse,
@@ -23,10 +24,10 @@ from telltale.api.mesh.v1.schemas_pb2_grpc import SchemasStub
 from telltale.errors import TelltaleError
 from telltale.identity.workload import Workload
 from telltale.naming import server_name
-from telltale.rpc.client import backoff, call_metadata, stream_metadata
+from telltale.rpc.client import answered, backoff, call_metadata, stream_metadata
 from telltale.seal.sealing import sha256
 from telltale.source.rows import Spooled
-from telltale.source.spool import Resealer, Spool
+from telltale.source.spool import Resealer, Spool, reason_name
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +37,11 @@ _MESSAGE_BATCHES = 256
 # Batches that may wait for their acks: bounds what is sent again after a break.
 _WINDOW = 1_024
 _CALL_SECONDS = 10.0
+# The end of the year 9999 in Unix milliseconds: no honest domain knows a chain that began later, and a chain
+# that did could never begin anew.
+_LAST_EPOCH = 253_402_300_799_999
+# What is kept of a service's sentence on a refusal.
+_LONGEST_DETAIL = 500
 # A schema that the domain does not take holds up its own product only.
 _SCHEMA_REFUSED = (
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -76,6 +82,7 @@ class Pusher:
         spool: Spool,
         address: str,
         trust_domain: str,
+        products: frozenset[str],
         schemas: Mapping[bytes, bytes],
         reseal: Resealer,
     ) -> None:
@@ -83,6 +90,7 @@ class Pusher:
         self._spool = spool
         self._address = address
         self._trust_domain = trust_domain
+        self._products = products
         self._schemas = schemas
         self._reseal = reseal
         self._wake = asyncio.Event()
@@ -135,8 +143,11 @@ class Pusher:
             stub = IngestStub(channel)
             # Fetched anew for each call: the channel shows the certificate of the moment, the token is its.
             metadata = await call_metadata(self._me, self._trust_domain)
-            known = await stub.Chains(ChainsRequest(), metadata=metadata, timeout=_CALL_SECONDS)
-            renewed = await self._spool.rechain(known.chains, time.time_ns() // 1_000_000, self._reseal)
+            known = answered(
+                await stub.Chains(ChainsRequest(), metadata=metadata, timeout=_CALL_SECONDS), self._address
+            )
+            heads = self._plausible(known.chains)
+            renewed = await self._spool.rechain(heads, time.time_ns() // 1_000_000, self._reseal)
             if renewed:
                 log.warning("chains start anew above what the domain knows", products=renewed)
             late = await self._spool.reseal_late(self._reseal)
@@ -157,6 +168,15 @@ class Pusher:
                 self._spool.release()
         finally:
             await channel.close(None)
+
+    def _plausible(self, heads: Iterable[ChainHead]) -> list[ChainHead]:
+        """One head of each product of this source: what else a service claims to know only takes room."""
+        found = {
+            head.product: head
+            for head in heads
+            if head.product in self._products and 0 < head.epoch < _LAST_EPOCH
+        }
+        return list(found.values())
 
     async def _push(self, stub: IngestStub) -> frozenset[str]:
         """Pushes on one stream, which ends before its token does; returns the products that it held back."""
@@ -222,6 +242,9 @@ class Pusher:
 
     async def _read(self, call: "aio.StreamStreamCall[PushRequest, PushResponse]", stream: _Stream) -> None:
         async for response in call:
+            # gRPC yields None for what does not parse.
+            if not isinstance(response, PushResponse):
+                raise _Retry("the service answered with what is no response")
             answered = [
                 stream.sent.pop((ack.product, ack.epoch, ack.sequence), None) for ack in response.acks
             ]
@@ -239,25 +262,26 @@ class Pusher:
                 self._wake.set()
 
     async def _refused(self, stream: _Stream, spooled: Spooled, refusal: Refusal) -> None:
-        reason = RefusalReason.Name(refusal.reason)
+        # It goes into a log on the host, which is not the service's to fill.
+        reason, detail = reason_name(refusal), refusal.detail[:_LONGEST_DETAIL]
         if not refusal.final:
             if spooled.product in stream.held:
                 return
             if refusal.reason == RefusalReason.REFUSAL_REASON_UNKNOWN_SCHEMA:
                 # Its batches wait for the next stream, and a service that knows the schema; others go on.
                 stream.held.add(spooled.product)
-                log.warning("product held back", product=spooled.product, detail=refusal.detail)
+                log.warning("product held back", product=spooled.product, detail=detail)
                 return
             if refusal.reason == RefusalReason.REFUSAL_REASON_FUTURE:
                 await self._renew_if_clock_went_back(spooled)
             retry = _Contested if refusal.reason == RefusalReason.REFUSAL_REASON_FORK else _Retry
-            raise retry(f"{spooled.product} {spooled.sequence}: {reason}: {refusal.detail}")
+            raise retry(f"{spooled.product} {spooled.sequence}: {reason}: {detail}")
         log.error(
             "batch refused",
             product=spooled.product,
             sequence=spooled.sequence,
             reason=reason,
-            detail=refusal.detail,
+            detail=detail,
         )
         self.batches_refused += 1
         await self._spool.refuse(spooled, refusal)

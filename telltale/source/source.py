@@ -76,6 +76,7 @@ class Source:
             self._spool,
             settings.address,
             settings.trust_domain,
+            frozenset(self._contracts),
             {schema.sha256: schema.data for schema in self._schemas.values()},
             self._reseal,
         )

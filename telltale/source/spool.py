@@ -158,7 +158,7 @@ class Spool:
                     spooled.epoch,
                     spooled.sequence,
                     row[0],
-                    RefusalReason.Name(refusal.reason),
+                    reason_name(refusal),
                     refusal.detail[:500],
                 ),
             )
@@ -363,3 +363,9 @@ class Spool:
             detail = "batches were given up before the chain began anew"
             loss = Loss(records=lost_records, reason=LossReason.LOSS_REASON_BOUND, detail=detail)
             declarations.add_loss(db, product, loss)
+
+
+def reason_name(refusal: Refusal) -> str:
+    """The reason as the contract names it; its number when a newer or hostile service gives another."""
+    known = refusal.reason in RefusalReason.values()
+    return RefusalReason.Name(refusal.reason) if known else f"REFUSAL_REASON_{refusal.reason:d}"

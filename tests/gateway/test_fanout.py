@@ -117,7 +117,8 @@ async def feeding(log: FakeLog, ring_bytes: int = 10_000, lag: int = 0) -> Async
 
 async def until(condition: Any, *readers: Reader) -> None:
     """Lets everybody work until the condition holds."""
-    async with asyncio.timeout(20):
+    # Pauses between attempts grow to 15 seconds for whoever was cut off often.
+    async with asyncio.timeout(60):
         while not condition():
             for reader in readers:
                 reader.take()

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import psutil
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from telltale.api.mesh.v1.batch_pb2 import SealedBatch
 from telltale.api.mesh.v1.ingest_pb2 import PushRequest, PushResponse
@@ -20,7 +21,7 @@ from telltale.api.mesh.v1.schemas_pb2 import RegisterSchemaRequest
 from telltale.api.mesh.v1.schemas_pb2_grpc import SchemasStub
 from telltale.identity.credentials import Credentials
 from telltale.identity.enrolment import AuthorityClient, JoinToken
-from telltale.identity.keys import new_key
+from telltale.identity.keys import load_key, new_key
 from telltale.identity.trust import Trust
 from telltale.identity.workload import Workload
 from telltale.naming import server_name, trust_domain
@@ -28,9 +29,19 @@ from tests.support.batches import DISK_USAGE, SCHEMAS
 from tests.support.running_mesh import RunningMesh
 
 MESH = "telltale.internal"
+SERVERS = f"servers.{MESH}"
+MESH_API = "/telltale.api.mesh.v1."
+SERVERS_API = "/telltale.api.servers.v1."
 GATEWAY = "gateway"
 # Each is the module of a process of the mesh and the directory of its state.
-STATES = {"agent": "agent", "services.servers": "servers", "services.writer": "writer", GATEWAY: GATEWAY}
+STATES = {
+    "agent": "agent",
+    "services.servers": "servers",
+    "services.platform": "platform",
+    "services.analysis": "analysis",
+    "services.writer": "writer",
+    GATEWAY: GATEWAY,
+}
 Metadata = tuple[tuple[str, str], ...]
 # Identities that an authority has issued already: it takes only so many newcomers a minute.
 _enrolled: dict[tuple[Path, str, str], Credentials] = {}
@@ -79,8 +90,22 @@ class Attacker:
         """To the gateway, or to the service of a domain."""
         if server == GATEWAY:
             return who.channel(self.mesh.gateway, server_name(GATEWAY, trust_domain("platform", MESH)))
-        address = self.environment(f"services.{server}")["TELLTALE_LISTEN"]
-        return who.channel(address, server_name("service", trust_domain(server, MESH)))
+        return who.channel(self.service(server), server_name("service", trust_domain(server, MESH)))
+
+    def service(self, domain: str) -> str:
+        """The address of a domain's service."""
+        return self.environment(f"services.{domain}")["TELLTALE_LISTEN"]
+
+    def authority_channel(self, who: Workload, domain: str) -> grpc.aio.Channel:
+        """To the authority of a domain."""
+        return who.channel(
+            self.authority(domain)._authority, server_name("authority", trust_domain(domain, MESH))
+        )
+
+    def keys(self) -> dict[str, ec.EllipticCurvePrivateKey]:
+        """Every private key of the mesh by where it lies below the home."""
+        files = [*self.mesh.home.rglob("identity.pem"), *self.mesh.home.rglob("*.key")]
+        return {str(path.parent.relative_to(self.mesh.home) / path.name): load_key(path) for path in files}
 
     async def push(
         self, who: Workload, *batches: SealedBatch, certificates: Sequence[bytes] | None = None

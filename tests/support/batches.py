@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
 from telltale.api.mesh.v1.batch_pb2 import Header, Hole, Loss, Origin, SealedBatch, Snapshot
 from telltale.api.servers.v1.disk_usage_pb2 import DiskUsageFrame, DiskUsageRecord
 from telltale.api.servers.v1.inventory_pb2 import InventoryFrame, InventoryRecord
@@ -85,3 +87,14 @@ def payload(product: str, records: Sequence[Any], removed: Sequence[Any] = ()) -
 
 def header_of(batch: SealedBatch) -> Header:
     return Header.FromString(batch.header)
+
+
+def swapped_fields(one: str, other: str) -> bytes:
+    """The schema of disk usage with the numbers of two fields of a record exchanged."""
+    files = FileDescriptorSet.FromString(SCHEMAS[DISK_USAGE].data)
+    (record,) = [
+        message for file in files.file for message in file.message_type if message.name == "DiskUsageRecord"
+    ]
+    fields = {field.name: field for field in record.field}
+    fields[one].number, fields[other].number = fields[other].number, fields[one].number
+    return files.SerializeToString()
