@@ -6,7 +6,7 @@ PACKAGES := telltale agent services gateway certs
 # Passed on: make up ARGS="--for 30s"
 ARGS ?=
 
-.PHONY: up test system check format lint types imports protos protos-fresh lock clean
+.PHONY: up test fuzz system check format lint types imports protos protos-fresh lock audit clean
 
 # Ctrl-C (130) is how a mesh is meant to end: no failure of make's.
 up: $(VENV)/ready
@@ -14,6 +14,10 @@ up: $(VENV)/ready
 
 test: check system
 	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+
+# The same property tests of what strangers may send, with many more examples.
+fuzz: $(VENV)/ready
+	$(BIN)/pytest -n 2 --hypothesis-profile=fuzz --timeout=0 tests/certs/test_fuzz.py $(ARGS)
 
 # What the tests need and no wheel brings.
 system:
@@ -42,6 +46,10 @@ protos: $(VENV)/ready
 
 protos-fresh: $(VENV)/ready
 	$(BIN)/python -m tools.protos --check
+
+# What everything is made of (build/sbom.json, CycloneDX), and what is known against it.
+audit: $(VENV)/ready
+	$(BIN)/python -m tools.audit
 
 # Every dependency of every process, with hashes and without an index address.
 lock: $(VENV)/ready
