@@ -31,6 +31,7 @@ from telltale.api.servers.v1.disk_usage_pb2_grpc import DiskUsageStub
 from telltale.contract import Schema, contracts_in, own_image
 from telltale.contract.reflection import pull
 from telltale.identity.workload import Workload
+from telltale.rpc.client import call_metadata
 from tests.gateway.wire import FakeDomain, Gateway, domain_service, gateway_service
 from tests.support.mesh import Mesh, MeshIssuer
 
@@ -149,6 +150,19 @@ async def test_the_catalog_and_reflection_show_what_the_owner_lets_discover(
     assert b"How full" not in b"".join(files.values())
     # Comments travel too.
     assert b"What a host is" in files["telltale/api/servers/v1/inventory.proto"]
+
+
+async def test_a_token_is_shown_to_no_domain_that_it_does_not_name(
+    gateway: Gateway, servers: FakeDomain, operator: Workload
+) -> None:
+    await gateway.register(servers)
+    servers.permitted.add((str(operator.spiffe_id), ACTION_DISCOVER, INVENTORY))
+    narrow = await call_metadata(operator, gateway.mesh.trust_domain("platform"))
+    async with gateway.channel(operator) as channel:
+        response = await CatalogStub(channel).ListProducts(ListProductsRequest(), metadata=narrow, timeout=10)
+    assert not response.entries and "Check" not in [name for name, _ in servers.calls]
+    assert INVENTORY in await entries(gateway, operator)
+    assert "Check" in [name for name, _ in servers.calls]
 
 
 async def test_a_stream_joins_history_and_live_over_many_products(

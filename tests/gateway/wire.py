@@ -60,9 +60,9 @@ class FakeDomain(AccessServicer, SchemasServicer):
         self.permitted = {rule for rule in self.permitted if rule[0] != str(who.spiffe_id)}
 
     async def Check(self, request: CheckRequest, context: Any) -> CheckResponse:
+        self.calls.append(("Check", caller()))
         tokens = TokenVerifier(self.mesh.trust, self.mesh.trust_domain(self.domain))
         principal = str(tokens.verify(request.token, None).subject)
-        self.calls.append(("Check", caller()))
         return CheckResponse(
             decisions=[
                 AccessDecision(allowed=(principal, query.action, query.product) in self.permitted)

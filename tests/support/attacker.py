@@ -86,6 +86,10 @@ class Attacker:
             _enrolled[name] = await authority.enroll(JoinToken.parse(token), new_key())
         return Workload(_enrolled[name], self.trust, authority)
 
+    def enrolled(self) -> set[str]:
+        """Everybody whom the tests have made here: they show their tokens to whom they like."""
+        return {str(made.spiffe_id) for (home, _, _), made in _enrolled.items() if home == self.mesh.home}
+
     def channel(self, who: Workload, server: str) -> grpc.aio.Channel:
         """To the gateway, or to the service of a domain."""
         if server == GATEWAY:
