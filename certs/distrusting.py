@@ -59,6 +59,8 @@ class Distrusting:
         self._callers = Authenticator(trust, authority.trust_domain)
         self._distrust = distrust
         self._record = record
+        # Two lists at once: the one that was read first would take the other for words that it has lost.
+        self._signing = asyncio.Lock()
 
     @contextlib.asynccontextmanager
     async def telling(self) -> AsyncIterator[None]:
@@ -142,6 +144,10 @@ class Distrusting:
                 _log.error("cannot sign the list of distrust", error=str(failed) or type(failed).__name__)
 
     async def _sign(self) -> None:
+        async with self._signing:
+            await self._sign_alone()
+
+    async def _sign_alone(self) -> None:
         own = self._authority.trust_domain
         sequence, entries = await asyncio.to_thread(self._words.all)
         heard = self._distrust.of(own)

@@ -16,6 +16,12 @@ CONSOLE = "console"
 # A clock that runs ahead by this much is no attempt to distrust the future.
 _SKEW = timedelta(seconds=5)
 
+# One operator's stolen machine must not use up what belongs to all, and never what is said beside the key.
+_MOST_OF_ONE = 200
+_ROOM_OF_CONSOLE = 500
+# How far the clock may stand before the word that is lifted.
+_LONGEST_WAIT = 2.0
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS distrust (
     number INTEGER PRIMARY KEY,
@@ -57,6 +63,15 @@ class Distrusts:
             row = word(connection, spiffe_id)
             if row is None:
                 (count,) = connection.execute("SELECT count(*) FROM distrust").fetchone()
+                (said,) = connection.execute(
+                    "SELECT count(*) FROM distrust WHERE said_by = ?", (by,)
+                ).fetchone()
+                if by != CONSOLE and (said >= _MOST_OF_ONE or count >= MOST_ENTRIES - _ROOM_OF_CONSOLE):
+                    raise LimitExceeded(
+                        "distrust_entries",
+                        f"{by} has spoken of {said} identities and {self._trust_domain} of {count}: "
+                        "speak of more where the authority's key lies, with `python -m certs distrust`",
+                    )
                 if count >= MOST_ENTRIES:
                     raise LimitExceeded(
                         "distrust_entries",
@@ -73,9 +88,8 @@ class Distrusts:
                     "UPDATE distrust SET since = ?, reason = ? WHERE spiffe_id = ? AND until IS NULL",
                     (earlier.timestamp(), reason or row.reason, str(spiffe_id)),
                 )
-            connection.execute(
-                "DELETE FROM join_token WHERE spiffe_id = ? AND key_sha256 IS NULL", (str(spiffe_id),)
-            )
+            # The used ones too: a certificate that nobody believes any more is no answer to a retry.
+            connection.execute("DELETE FROM join_token WHERE spiffe_id = ?", (str(spiffe_id),))
             return self._changed(connection, spiffe_id)
 
     def lift(self, spiffe_id: SpiffeId) -> Entry:
@@ -85,12 +99,22 @@ class Distrusts:
         after it, so this returns when the second is over. Raises Precondition when there is no word.
         """
         self._check(spiffe_id, "")
+        with self._state.connection() as connection:
+            before = word(connection, spiffe_id)
+        if before is not None:
+            ahead = (_second(before.issued) - datetime.now(UTC)).total_seconds() + 1.0
+            if ahead > _LONGEST_WAIT:
+                raise Precondition(
+                    f"{spiffe_id} was distrusted at {before.issued:%Y-%m-%d %H:%M:%S} UTC, which lies "
+                    "ahead of this clock; set the clock, then lift it"
+                )
+            # Outside of the transaction: nobody else is to wait for this.
+            time.sleep(max(0.0, ahead))
         with self._state.transaction() as connection:
             row = word(connection, spiffe_id)
             if row is None:
                 raise Precondition(f"{spiffe_id} is not distrusted; there is nothing to lift")
             until = max(_second(datetime.now(UTC)), _second(row.issued) + timedelta(seconds=1))
-            time.sleep(max(0.0, (until - datetime.now(UTC)).total_seconds()))
             connection.execute(
                 "UPDATE distrust SET until = ? WHERE spiffe_id = ? AND until IS NULL",
                 (until.timestamp(), str(spiffe_id)),
@@ -109,8 +133,11 @@ class Distrusts:
         return rows[0][0], [_entry(row[1:]) for row in rows if row[1] is not None]
 
     def adopt(self, sequence: int, entries: Sequence[Entry]) -> None:
-        """Takes over words that were this authority's own before its state was lost."""
+        """Takes over words that were this authority's own before its state was lost; not over newer ones."""
         with self._state.transaction() as connection:
+            (present,) = connection.execute("SELECT sequence FROM distrust_sequence").fetchone()
+            if present >= sequence:
+                return
             connection.execute("DELETE FROM distrust")
             connection.executemany(
                 f"INSERT INTO distrust ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",

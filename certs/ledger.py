@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from cryptography import x509
+
 from certs import distrusts, sessions
 from certs.profiles import Profile
 from certs.state import State
@@ -130,6 +132,8 @@ class Ledger:
                 raise Unauthenticated(
                     "this join token was used with another key; ask for a new one, and find out who used it"
                 )
+            if x509.load_der_x509_certificate(leaf).not_valid_after_utc <= datetime.now(UTC):
+                raise Unauthenticated("what this join token was good for has expired; ask for a new one")
             return Redeemed((leaf, issuer), again=True)
         if expire_time <= time.time():
             raise Unauthenticated("this join token has expired; ask for a new one")

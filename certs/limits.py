@@ -3,6 +3,8 @@
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from ipaddress import ip_network
+from urllib.parse import unquote
 
 from telltale.errors import LimitExceeded
 
@@ -44,6 +46,16 @@ class InvitationLimit:
             )
 
 
+def _place(peer: str) -> str:
+    """What counts as one address: an IPv4 address, or the /64 that one host of IPv6 has to itself."""
+    kind, _, rest = unquote(peer).partition(":")
+    host = rest.rpartition(":")[0].strip("[]")
+    try:
+        return str(ip_network(f"{host.partition('%')[0]}/64", strict=False)) if kind == "ipv6" else host
+    except ValueError:
+        return host
+
+
 class KnockLimit:
     """Counts attempts at the enrolment port."""
 
@@ -64,7 +76,7 @@ class KnockLimit:
     def knock(self, peer: str) -> None:
         """Counts one attempt of a gRPC peer such as `ipv4:192.0.2.1:4711`; raises LimitExceeded."""
         now = self._clock()
-        address = peer.rpartition(":")[0]
+        address = _place(peer)
         bucket = self._addresses.pop(address, None)
         if bucket is None:
             bucket = Bucket(self._rate_per_address, self._burst_per_address, now)

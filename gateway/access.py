@@ -17,7 +17,6 @@ import structlog
 from gateway.domain import Domain
 from telltale.api.mesh.v1.access_pb2 import AccessQuery, Action, CheckRequest, CheckResponse
 from telltale.errors import InvalidInput, TelltaleError, Unauthenticated, Unavailable
-from telltale.identity.tokens import audiences_of
 from telltale.rpc.auth import Caller
 from telltale.rpc.client import answered, calling
 
@@ -78,7 +77,6 @@ class Access:
         decisions: dict[str, Decision] = {}
         questions: dict[str, tuple[Domain, list[str]]] = {}
         now = time.monotonic()
-        named = audiences_of(caller.token)
         for product in products:
             recent = self._recent.get((token, action, product))
             owner = self._owners.owner(product)
@@ -86,8 +84,8 @@ class Access:
                 decisions[product] = Decision.ALLOWED if recent[0] else Decision.DENIED
             elif owner is None:
                 decisions[product] = Decision.NO_ANSWER
-            elif owner.trust_domain not in named:
-                # It would refuse the token, and has no business to see it.
+            elif not owner.is_named_by(caller.token):
+                # It would refuse the token.
                 decisions[product] = Decision.DENIED
             else:
                 questions.setdefault(owner.trust_domain, (owner, []))[1].append(product)

@@ -11,7 +11,8 @@ from gateway.registration import Registration
 from telltale import naming
 from telltale.api.mesh.v1.batch_pb2 import Cursor, Position
 from telltale.api.mesh.v1.stream_pb2 import Start, SubscribeRequest
-from telltale.errors import Unavailable
+from telltale.errors import Unauthenticated, Unavailable
+from telltale.identity.tokens import audiences_of
 from telltale.identity.workload import Workload
 from telltale.rpc.auth import ON_BEHALF_OF
 from telltale.rpc.client import call_metadata, calling, stream_metadata
@@ -60,8 +61,17 @@ class Domain:
 
     async def metadata(self, on_behalf_of: str = "") -> tuple[tuple[str, str], ...]:
         """Metadata of a call: the gateway's token and, when it speaks for somebody, theirs."""
+        if on_behalf_of and not self.is_named_by(on_behalf_of):
+            raise Unauthenticated(
+                f"the token is not meant for {self.trust_domain}; "
+                "ask your authority for one with that audience"
+            )
         own = await call_metadata(self.me, self.trust_domain)
         return (*own, (ON_BEHALF_OF, on_behalf_of)) if on_behalf_of else own
+
+    def is_named_by(self, token: str) -> bool:
+        """Whether a caller's token is for this domain, which has no business to see any other."""
+        return self.trust_domain in audiences_of(token)
 
     def log(self, product: str, connection: Callable[["Domain"], grpc.aio.Channel]) -> "DomainLog":
         """The domain's log of one product, read over one of its connections."""

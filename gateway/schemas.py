@@ -22,7 +22,6 @@ from telltale.api.mesh.v1.schemas_pb2 import (
 )
 from telltale.contract import Schema
 from telltale.errors import InvalidInput, NotFound, TelltaleError, Unavailable
-from telltale.identity.tokens import audiences_of
 from telltale.rpc.auth import Context, caller
 from telltale.rpc.client import answered, calling
 
@@ -66,8 +65,8 @@ class SchemasService(schemas_pb2_grpc.SchemasServicer):
 
     async def _ask_all(self, digest: bytes) -> Schema:
         # The others would refuse the caller's token.
-        named = audiences_of(caller().token)
-        domains = [domain for domain in self._catalog.domains if domain.trust_domain in named]
+        token = caller().token
+        domains = [domain for domain in self._catalog.domains if domain.is_named_by(token)]
         asked = [self._ask(domain, digest) for domain in domains]
         answers = await asyncio.gather(*asked, return_exceptions=True)
         silent = []

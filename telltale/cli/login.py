@@ -141,7 +141,7 @@ def _keep(home: Home, directory: Path, place: Place, known: logins.Login, sessio
 
 async def _open(url: str) -> None:
     """Shows the address, and a browser where there is a screen for one."""
-    sys.stderr.write(f"Log in with your browser:\n\n  {url}\n\n")
+    sys.stderr.write(f"Log in with your browser:\n\n  {show.printable(url)}\n\n")
     if sys.platform == "darwin" or {"DISPLAY", "WAYLAND_DISPLAY", "BROWSER"} & os.environ.keys():
         try:
             await asyncio.to_thread(webbrowser.open, url)

@@ -21,6 +21,8 @@ from telltale.rpc.guard import Guard
 # Seconds for calls in flight once streams were told to return.
 _GRACE = 5.0
 _MOST_STREAMS_PER_CONNECTION = 1_000
+# Who joins or logs in makes one call at a time.
+_MOST_STREAMS_OF_A_STRANGER = 4
 _MOST_CALLS = 20_000
 # TLS looks at a certificate at the handshake only: connections are made anew this often,
 _CONNECTION_AGE_MS = 60 * 60 * 1000
@@ -46,6 +48,13 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
 _log = structlog.get_logger("telltale.rpc")
 
 
+class _Health(health.aio.HealthServicer):  # type: ignore[name-defined,misc]  # missing in the stubs
+    """Answers probes, and lets nobody hold a call open for as long as they like."""
+
+    async def Watch(self, request: object, context: object) -> None:
+        raise NotImplementedError
+
+
 @contextlib.asynccontextmanager
 async def serving(
     me: Workload,
@@ -64,10 +73,13 @@ async def serving(
     send their initial metadata as soon as they have decided to go on, because clients wait for it.
     """
     guard = Guard(authenticator, auditor)
+    options = dict(SERVER_OPTIONS)
+    if authenticator is None:
+        options["grpc.max_concurrent_streams"] = _MOST_STREAMS_OF_A_STRANGER
     server = grpc.aio.server(
-        interceptors=[guard], options=SERVER_OPTIONS, maximum_concurrent_rpcs=_MOST_CALLS
+        interceptors=[guard], options=tuple(options.items()), maximum_concurrent_rpcs=_MOST_CALLS
     )
-    state = health.aio.HealthServicer()  # type: ignore[attr-defined]  # missing in the stubs
+    state = _Health()
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
     add(server)
     try:

@@ -15,7 +15,7 @@ import pytest
 from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs lack it
 from structlog.testing import capture_logs
 
-from certs.distrusts import Distrusts
+from certs.distrusts import CONSOLE, Distrusts
 from certs.ledger import Ledger
 from certs.policy import InvitationPolicy
 from certs.profiles import Profile
@@ -28,7 +28,14 @@ from telltale.api.mesh.v1.authority_pb2_grpc import (
     add_AuthorityServicer_to_server,
 )
 from telltale.domain.cedar import Principal
-from telltale.errors import ConfigurationError, InvalidInput, LimitExceeded, PermissionMissing, Precondition
+from telltale.errors import (
+    ConfigurationError,
+    InvalidInput,
+    LimitExceeded,
+    PermissionMissing,
+    Precondition,
+    Unauthenticated,
+)
 from telltale.identity.dialling import dial
 from telltale.identity.distrust import DistrustList, Entry
 from telltale.identity.distrust_lists import MOST_ENTRIES, entry_of, make_list
@@ -436,12 +443,47 @@ def test_what_cannot_be_said_is_refused_with_the_reason(mesh: Mesh) -> None:
         words.lift(WEB1)
 
 
-def test_words_are_bounded(mesh: Mesh) -> None:
+def test_words_are_bounded_and_one_operator_cannot_use_them_up(mesh: Mesh) -> None:
+    words = Distrusts(Ledger(mesh.home.authority("servers")).state, "servers.telltale.test")
+    names = [SpiffeId("servers.telltale.test", f"/agent/{n}") for n in range(MOST_ENTRIES)]
+    for name in names[:200]:
+        words.distrust(name, None, "", "alice")
+    with pytest.raises(LimitExceeded, match="alice has spoken of 200"):
+        words.distrust(WEB1, None, "", "alice")
+    assert words.distrust(WEB1, None, "", "bob").spiffe_id == WEB1
+    later = words.sequence() + 1
+    words.adopt(later, [word(name) for name in names[: MOST_ENTRIES - 500]])
+    with pytest.raises(LimitExceeded, match="where the authority's key lies"):
+        words.distrust(WEB1, None, "", "bob")
+    # What is said beside the key has room whatever operators have said.
+    assert words.distrust(WEB1, None, "", CONSOLE).spiffe_id == WEB1
+    words.adopt(later + 10_000_000_000_000, [word(name) for name in names])
+    with pytest.raises(LimitExceeded, match="its most"):
+        words.distrust(WEB1, None, "", CONSOLE)
+
+
+def test_an_older_list_is_not_taken_over(mesh: Mesh) -> None:
+    words = Distrusts(Ledger(mesh.home.authority("servers")).state, "servers.telltale.test")
+    words.distrust(WEB1, None, "", "alice")
+    sequence, _ = words.all()
+    words.adopt(sequence, [])
+    words.adopt(sequence - 1, [])
+    assert [entry.spiffe_id for entry in words.all()[1]] == [WEB1]
+
+
+def test_a_used_join_token_buys_nothing_once_its_identity_was_distrusted(mesh: Mesh) -> None:
     ledger = Ledger(mesh.home.authority("servers"))
     words = Distrusts(ledger.state, "servers.telltale.test")
-    words.adopt(1, [word(SpiffeId("servers.telltale.test", f"/agent/{n}")) for n in range(MOST_ENTRIES)])
-    with pytest.raises(LimitExceeded, match="its most"):
-        words.distrust(WEB1, None, "", "alice")
+    token, key = str(ledger.grant(Profile(WEB1)).token), new_key().public_key()
+
+    def issue(profile: Profile) -> tuple[bytes, ...]:
+        return mesh.authorities["servers"].issue(profile, key)
+
+    assert ledger.redeem(token, bytes(32), issue).certificates
+    words.distrust(WEB1, None, "", "alice")
+    words.lift(WEB1)
+    with pytest.raises(Unauthenticated, match="ask for a new one"):
+        ledger.redeem(token, bytes(32), issue)
 
 
 def test_an_empty_policy_lets_nobody_distrust() -> None:

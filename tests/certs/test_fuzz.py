@@ -98,7 +98,7 @@ def test_a_join_token_that_was_changed_buys_nothing(data: st.DataObject) -> None
     known, good = ledger()
     changed = mutated(data, good.encode()).decode("utf-8", "replace")
 
-    def issue(profile: Profile, begins: object) -> tuple[bytes, ...]:
+    def issue(profile: Profile) -> tuple[bytes, ...]:
         raise AssertionError("it was issued for")
 
     if changed != good:

@@ -35,3 +35,17 @@ def test_many_addresses_share_one_limit() -> None:
         limit.knock(f"ipv4:192.0.2.{number}:1")
     with pytest.raises(LimitExceeded, match="at once"):
         limit.knock("ipv4:192.0.2.99:1")
+
+
+def test_the_addresses_that_one_host_of_ipv6_has_count_as_one() -> None:
+    limit = KnockLimit(rate=1, burst=50, rate_per_address=1, burst_per_address=2, clock=lambda: 0.0)
+    refusals = 0
+    for number in range(100):
+        try:
+            # As gRPC writes it.
+            limit.knock(f"ipv6:%5B2001:db8::{number:x}%5D:4711")
+        except LimitExceeded:
+            refusals += 1
+    assert refusals == 98
+    limit.knock("ipv4:192.0.2.1:1")
+    limit.knock("ipv6:[2001:db8:0:1::1]:1")

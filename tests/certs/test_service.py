@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from certs.ledger import Ledger
 from certs.profiles import Profile
@@ -320,3 +321,13 @@ async def test_renewals_and_tokens_are_recorded_without_the_token(running: Runni
     assert "servers.telltale.test" in told[2].reason and "has to ask its own" in told[4].reason
     assert all(one.peer == one.principal and place_of(one.address) == "127.0.0.1" for one in told)
     assert not [part for part in issued.token.split(".") if part in str(running.recorded)]
+
+
+async def test_nobody_holds_a_call_open_on_the_port_for_strangers(running: Running) -> None:
+    name = running.mesh.server_name("authority", "servers")
+    async with dial(f"127.0.0.1:{running.enrollment}", name, running.mesh.trust.root_pem) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        assert (await stub.Check(health_pb2.HealthCheckRequest(), timeout=10)).status
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.Watch(health_pb2.HealthCheckRequest(), timeout=10).read()
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED

@@ -160,7 +160,11 @@ async def test_a_token_is_shown_to_no_domain_that_it_does_not_name(
     narrow = await call_metadata(operator, gateway.mesh.trust_domain("platform"))
     async with gateway.channel(operator) as channel:
         response = await CatalogStub(channel).ListProducts(ListProductsRequest(), metadata=narrow, timeout=10)
-    assert not response.entries and "Check" not in [name for name, _ in servers.calls]
+        listing = channel.unary_unary("/telltale.api.servers.v1.Inventory/List")
+        error = await refused(listing(b"", metadata=narrow, timeout=10))
+    assert error.code() is grpc.StatusCode.UNAUTHENTICATED and "not meant for" in (error.details() or "")
+    seen = {name for name, _ in servers.calls}
+    assert not response.entries and not {name for name in seen if name == "Check" or name.endswith("/List")}
     assert INVENTORY in await entries(gateway, operator)
     assert "Check" in [name for name, _ in servers.calls]
 
