@@ -16,7 +16,7 @@ from certs.policy import DISTRUST, InvitationPolicy
 from certs.record import Record
 from telltale.api.mesh.v1 import authority_pb2
 from telltale.domain.cedar import Principal
-from telltale.errors import PermissionMissing, TelltaleError, Unauthenticated
+from telltale.errors import TelltaleError
 from telltale.identity.distrust import Distrust, DistrustList
 from telltale.identity.distrust_lists import make_list, message_of, time_of
 from telltale.identity.trust import Trust
@@ -95,10 +95,7 @@ class Distrusting:
                 )
             await self._sign()
         except TelltaleError as refused:
-            # Of those whom nobody knows the server tells.
-            if not isinstance(refused, Unauthenticated):
-                rules = refused.rules if isinstance(refused, PermissionMissing) else ()
-                self._record.known(action, str(refused), allowed=False, subject=said, rules=rules)
+            self._record.operator_refused(action, refused, said)
             # The platform's log may be out of reach, or in the hands of whoever tries.
             _log.warning(f"{action} refused", by=str(speaker), peer=context.peer(), reason=str(refused))
             raise
@@ -144,19 +141,16 @@ class Distrusting:
                 _log.error("cannot sign the list of distrust", error=str(failed) or type(failed).__name__)
 
     async def _sign(self) -> None:
-        async with self._signing:
-            await self._sign_alone()
-
-    async def _sign_alone(self) -> None:
         own = self._authority.trust_domain
-        sequence, entries = await asyncio.to_thread(self._words.all)
-        heard = self._distrust.of(own)
-        if heard is not None and heard.sequence > sequence:
-            # Signed with this authority's key, so these were its words.
-            _log.error("others know later words of this authority: its state is an old copy; taken over")
-            sequence, entries = heard.sequence, heard.entries
-            await asyncio.to_thread(self._words.adopt, sequence, entries)
-        self._distrust.take(make_list(own, sequence, entries, self._authority.sign))
+        async with self._signing:
+            sequence, entries = await asyncio.to_thread(self._words.all)
+            heard = self._distrust.of(own)
+            if heard is not None and heard.sequence > sequence:
+                # Signed with this authority's key, so these were its words.
+                _log.error("others know later words of this authority: its state is an old copy; taken over")
+                sequence, entries = heard.sequence, heard.entries
+                await asyncio.to_thread(self._words.adopt, sequence, entries)
+            self._distrust.take(make_list(own, sequence, entries, self._authority.sign))
 
 
 def _signed(each: DistrustList, before: DistrustList | None) -> authority_pb2.SignedDistrustList:

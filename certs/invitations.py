@@ -15,7 +15,7 @@ from certs.profiles import Profile
 from certs.record import Record
 from telltale.api.mesh.v1 import authority_pb2
 from telltale.domain.cedar import Principal
-from telltale.errors import InvalidInput, PermissionMissing, TelltaleError, Unauthenticated
+from telltale.errors import InvalidInput, TelltaleError
 from telltale.identity.trust import Trust
 from telltale.naming import SpiffeId
 from telltale.rpc.auth import Authenticator, caller
@@ -60,10 +60,7 @@ class Invitations:
             permitted = self._policy.require(Principal(inviter, known.groups), profile, self._authority.mesh)
             self._limit.invite()
         except TelltaleError as refused:
-            # Of those whom nobody knows the server tells.
-            if not isinstance(refused, Unauthenticated):
-                rules = refused.rules if isinstance(refused, PermissionMissing) else ()
-                self._record.known(INVITE, str(refused), allowed=False, subject=wanted, rules=rules)
+            self._record.operator_refused(INVITE, refused, wanted)
             # The platform's log may be out of reach, or in the hands of whoever tries.
             _log.warning("invitation refused", by=str(inviter), peer=context.peer(), reason=str(refused))
             raise

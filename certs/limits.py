@@ -3,9 +3,9 @@
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from ipaddress import ip_network
-from urllib.parse import unquote
+from ipaddress import IPv6Network
 
+from telltale.audit import place_of
 from telltale.errors import LimitExceeded
 
 # An attacker has many addresses; those not heard of for longest are forgotten, full buckets with them.
@@ -48,12 +48,11 @@ class InvitationLimit:
 
 def _place(peer: str) -> str:
     """What counts as one address: an IPv4 address, or the /64 that one host of IPv6 has to itself."""
-    kind, _, rest = unquote(peer).partition(":")
-    host = rest.rpartition(":")[0].strip("[]")
+    address = place_of(peer)
     try:
-        return str(ip_network(f"{host.partition('%')[0]}/64", strict=False)) if kind == "ipv6" else host
+        return str(IPv6Network(f"{address.partition('%')[0]}/64", strict=False))
     except ValueError:
-        return host
+        return address
 
 
 class KnockLimit:

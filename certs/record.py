@@ -1,6 +1,7 @@
 """What an authority decides, told to its auditor; never with a join token or a token in it."""
 
 from telltale.audit import Auditor, Decision
+from telltale.errors import PermissionMissing, TelltaleError, Unauthenticated
 from telltale.rpc.auth import Context, caller
 
 # An identity's first certificate, for a join token.
@@ -31,6 +32,13 @@ class Record:
                 address=context.peer(),
             )
         )
+
+    def operator_refused(self, action: str, refused: TelltaleError, subject: str) -> None:
+        """That the caller of the running call, who acts for the operators, was refused something."""
+        # Of those whom nobody knows the server tells.
+        if not isinstance(refused, Unauthenticated):
+            rules = refused.rules if isinstance(refused, PermissionMissing) else ()
+            self.known(action, str(refused), allowed=False, subject=subject, rules=rules)
 
     def known(
         self, action: str, reason: str, *, allowed: bool, subject: str = "", rules: tuple[str, ...] = ()

@@ -84,12 +84,15 @@ class Access:
                 decisions[product] = Decision.ALLOWED if recent[0] else Decision.DENIED
             elif owner is None:
                 decisions[product] = Decision.NO_ANSWER
-            elif not owner.is_named_by(caller.token):
-                # It would refuse the token.
-                decisions[product] = Decision.DENIED
             else:
                 questions.setdefault(owner.trust_domain, (owner, []))[1].append(product)
-        asked = [self._ask(domain, caller.token, action, names) for domain, names in questions.values()]
+        asked = []
+        for domain, names in questions.values():
+            if domain.is_named_by(caller.token):
+                asked.append(self._ask(domain, caller.token, action, names))
+            else:
+                # It would refuse the token.
+                decisions.update(dict.fromkeys(names, Decision.DENIED))
         for answers in await asyncio.gather(*asked):
             for product, answer in answers.items():
                 decisions[product] = answer.decision

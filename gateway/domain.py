@@ -38,7 +38,6 @@ class Domain:
         # Asked for by the domain; the same again means that there is nothing new to read.
         self.descriptors_sha256 = b""
         self.lease_until = 0.0
-        self.lease_ended: datetime | None = None
         self.live_since = datetime.now(UTC)
         self.turns = asyncio.Semaphore(_CATCH_UP_READS)
         # Two connections: one subscriber who reads slowly cannot hold up what everybody waits for.

@@ -8,20 +8,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import grpc.aio
-
-from telltale.api.mesh.v1 import authority_pb2, authority_pb2_grpc
+from telltale.api.mesh.v1 import authority_pb2
 from telltale.cli import show
+from telltale.cli.authorities import TIMEOUT, calling_authority
 from telltale.cli.home import Home
 from telltale.cli.logins import acting
-from telltale.errors import InvalidInput, TelltaleError, Unavailable
+from telltale.errors import InvalidInput
 from telltale.identity.enrolment import JoinToken
 from telltale.identity.newcomer import join as join_mesh
 from telltale.identity.workload import Workload
-from telltale.naming import SpiffeId, server_name, trust_domain
-from telltale.rpc.client import call_metadata, status_error
+from telltale.naming import SpiffeId, trust_domain
 
-_TIMEOUT = 10.0
 _SHA256_BYTES = 32
 
 
@@ -40,15 +37,9 @@ async def invite(me: Workload, authority: str, domain: str, path: str) -> Invita
     """Asks the authority of a domain at host:port, as an operator, for a join token."""
     trusted = trust_domain(domain, me.trust.mesh)
     wanted = SpiffeId.parse(f"spiffe://{trusted}{path}")
-    async with me.channel(authority, server_name("authority", trusted)) as channel:
-        stub = authority_pb2_grpc.AuthorityStub(channel)
+    async with calling_authority(me, authority, trusted) as (stub, metadata):
         request = authority_pb2.CreateJoinTokenRequest(path=wanted.path)
-        try:
-            made = await stub.CreateJoinToken(
-                request, metadata=await call_metadata(me, trusted), timeout=_TIMEOUT
-            )
-        except grpc.aio.AioRpcError as failed:
-            raise refusal(failed, trusted, authority) from failed
+        made = await stub.CreateJoinToken(request, metadata=metadata, timeout=TIMEOUT)
     return Invitation(
         JoinToken.parse(made.token),
         made.root_sha256,
@@ -104,12 +95,3 @@ def run(state: Path) -> None:
     sys.stdout.flush()
     # -P: the current directory is no place to import from.
     os.execv(sys.executable, (sys.executable, "-P", "-m", "agent"))
-
-
-def refusal(failed: grpc.aio.AioRpcError, trusted: str, address: str) -> TelltaleError:
-    """What a failed call to an authority means to the one at the terminal."""
-    if failed.code() is grpc.StatusCode.UNAVAILABLE:
-        return Unavailable(
-            f"the authority of {trusted} at {address} does not answer; see the logs of the mesh"
-        )
-    return status_error(failed)

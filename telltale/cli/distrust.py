@@ -4,12 +4,9 @@ import asyncio
 import sys
 from datetime import datetime
 
-import grpc.aio
-
 from telltale.api.mesh.v1.authority_pb2 import DistrustRequest
-from telltale.api.mesh.v1.authority_pb2_grpc import AuthorityStub
 from telltale.cli import show
-from telltale.cli.agent import refusal
+from telltale.cli.authorities import TIMEOUT, calling_authority
 from telltale.cli.home import Home
 from telltale.cli.logins import acting
 from telltale.errors import Unavailable
@@ -17,10 +14,7 @@ from telltale.identity.distrust import Entry
 from telltale.identity.distrust_lists import entry_of, moment
 from telltale.identity.hearing import hearing
 from telltale.identity.trust import Trust
-from telltale.naming import OPERATORS, SpiffeId, domain_of, server_name, trust_domain
-from telltale.rpc.client import call_metadata
-
-_TIMEOUT = 10.0
+from telltale.naming import OPERATORS, SpiffeId, domain_of, trust_domain
 
 
 async def distrust(home: Home, name: str, since: str | None, reason: str, *, as_json: bool) -> None:
@@ -58,7 +52,7 @@ async def show_all(home: Home, *, as_json: bool) -> None:
     operators = trust_domain(OPERATORS, mesh.name)
     async with (
         acting(home) as (_, me),
-        hearing(trust, {operators: mesh.authority}, me.channel, None, patience=_TIMEOUT),
+        hearing(trust, {operators: mesh.authority}, me.channel, None, patience=TIMEOUT),
     ):
         if trust.distrust.of(operators) is None:
             raise Unavailable(
@@ -94,14 +88,9 @@ async def _say(home: Home, request: DistrustRequest) -> Entry:
     address = mesh.authority_of(domain)
     async with (
         acting(home) as (_, me),
-        me.channel(address, server_name("authority", spiffe_id.trust_domain)) as channel,
+        calling_authority(me, address, spiffe_id.trust_domain) as (stub, metadata),
     ):
-        try:
-            answer = await AuthorityStub(channel).Distrust(
-                request, metadata=await call_metadata(me, spiffe_id.trust_domain), timeout=_TIMEOUT
-            )
-        except grpc.aio.AioRpcError as failed:
-            raise refusal(failed, spiffe_id.trust_domain, address) from failed
+        answer = await stub.Distrust(request, metadata=metadata, timeout=TIMEOUT)
     return entry_of(answer.entry)
 
 
