@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from telltale.cli.agent import Invitation, join_line
+from telltale.cli.ending import FAILED, MISUSED
 from telltale.cli.home import Home, Mesh
-from telltale.cli.main import FAILED, MISUSED, main
+from telltale.cli.main import main
 from telltale.identity.enrolment import JoinToken
 from telltale.naming import SpiffeId
 from tests.support.domain import free_port

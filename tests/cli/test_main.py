@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from telltale.cli import ending, options
 from telltale.cli import main as command
 from telltale.cli.home import Home, Mesh
 from telltale.errors import PermissionMissing, Unavailable
@@ -116,7 +117,7 @@ def test_every_failure_is_a_line_and_a_code(
     def fail() -> None:
         raise failure
 
-    assert command._exit_code(fail) == code
+    assert ending.exit_code(fail) == code
     err = capsys.readouterr().err
     assert err.startswith(said) and err.count("\n") == (1 if said else 0)
 
@@ -125,7 +126,7 @@ def test_every_failure_is_a_line_and_a_code(
     ("text", "seconds"), [("30s", 30.0), ("5m", 300.0), ("1h", 3600.0), ("2", 2.0), ("0.5s", 0.5)]
 )
 def test_durations_have_units(text: str, seconds: float) -> None:
-    assert command.Seconds().convert(text, None, None) == seconds
+    assert options.Seconds().convert(text, None, None) == seconds
 
 
 MUCH = (

@@ -11,14 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests.support.network import Elsewhere, can_be_made, elsewhere
+from tests.support.network import Elsewhere, elsewhere
 from tests.support.running_mesh import BIN, PATIENCE_SECONDS, ROOT, RunningMesh, environment, eventually, up
 
-pytestmark = [
-    pytest.mark.skipif(not can_be_made(), reason="needs root and `ip` to make a network namespace"),
-    # One mesh, one second network: on one worker.
-    pytest.mark.xdist_group("join"),
-]
+# One mesh, one second network: on one worker.
+pytestmark = pytest.mark.xdist_group("join")
 
 
 @pytest.fixture(scope="module")
