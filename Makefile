@@ -6,7 +6,7 @@ PACKAGES := telltale agent services gateway certs
 # Passed on: make up ARGS="--for 30s"
 ARGS ?=
 
-.PHONY: up test fuzz system check format lint types imports protos protos-fresh lock audit clean
+.PHONY: up test fuzz lifetimes system check format lint types imports protos protos-fresh lock audit clean
 
 # Ctrl-C (130) is how a mesh is meant to end: no failure of make's.
 up: $(VENV)/ready
@@ -18,6 +18,10 @@ test: check system
 # The same property tests of what strangers may send, with many more examples.
 fuzz: $(VENV)/ready
 	$(BIN)/pytest -n 2 --hypothesis-profile=fuzz --timeout=0 tests/certs/test_fuzz.py $(ARGS)
+
+# Certificates and tokens of seconds under load, for ten minutes instead of one.
+lifetimes: $(VENV)/ready
+	TELLTALE_TEST_SECONDS=600 $(BIN)/pytest --timeout=0 tests/e2e/test_lifetimes.py $(ARGS)
 
 # What the tests need and no wheel brings.
 system:

@@ -1,6 +1,6 @@
 """Certificates and tokens of seconds, authorities and token keys renewed, all under load: nobody notices.
 
-A minute in the suite; TELLTALE_TEST_SECONDS=600 for longer.
+A minute in the suite, ten by `make lifetimes`.
 """
 
 import asyncio
