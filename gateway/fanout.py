@@ -161,12 +161,12 @@ class Follower:
         return True
 
     def _has(self, missing: Missing) -> bool:
-        """Whether the subscriber read in time, from the log itself, what the upstream came too late for."""
+        """Whether the subscriber has in time, from the log itself, what the upstream came too late for."""
         resumed = missing.gap.resumed
-        return (
-            missing.gap.reason == GapReason.GAP_REASON_RETENTION
-            and 0 < resumed.offset <= self._positions.get(resumed.log, 0)
-        )
+        return missing.gap.reason in (
+            GapReason.GAP_REASON_RETENTION,
+            GapReason.GAP_REASON_DAMAGED,
+        ) and 0 < resumed.offset <= self._positions.get(resumed.log, 0)
 
     def _lost(self, missing: Missing) -> None:
         """The position stays until the next batch: who breaks off here is told of the gap again."""

@@ -9,6 +9,7 @@ TelltaleError
 ├── Precondition           not now: something else has to happen first
 ├── LimitExceeded          a bound was reached; carries its name
 ├── Unavailable            a peer cannot be reached or answers badly; try again
+│   └── Damaged            a file of ours does not hold together; its owner recovers it at its next start
 └── BatchRefused           a sealed batch does not hold; carries the reason for the source
 """
 
@@ -68,6 +69,10 @@ class LimitExceeded(TelltaleError):
 
 class Unavailable(TelltaleError):
     """A peer cannot be reached or answers badly."""
+
+
+class Damaged(Unavailable):
+    """A file on our own disk does not hold together."""
 
 
 class BatchRefused(TelltaleError):

@@ -16,12 +16,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from telltale.errors import Unavailable
+from telltale.errors import Damaged, Unavailable
 
 _T = TypeVar("_T")
 
 # A statement of somebody else's lock should be over long before.
 _BUSY_SECONDS = 10.0
+# What SQLite says of a file that is not its own any more; the first byte of its extended codes.
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 # Enough for one commit to be worth its fsync, small enough to bound what waits for it.
 _GROUP_LIMIT = 512
 _READERS = 2
@@ -50,25 +52,38 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
 class Database:
     """A SQLite file with one writing thread and a few reading ones. Use as `async with`."""
 
-    def __init__(self, path: Path, schema: Iterable[str]) -> None:
+    def __init__(
+        self, path: Path, schema: Iterable[str], prepare: Callable[[sqlite3.Connection], Any] | None = None
+    ) -> None:
+        """prepare: is run behind the schema, in its transaction: brings a file of an earlier version up."""
         self._path = path
         self._schema = tuple(schema)
+        self._prepare = prepare
         self._jobs: queue.SimpleQueue[
             tuple[Callable[[sqlite3.Connection], Any], asyncio.Future[Any]] | None
         ] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._connection: sqlite3.Connection | None = None
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix=f"read-{path.stem}")
         self._local = threading.local()
         self._read_connections: list[sqlite3.Connection] = []
         self._closing = False
         self.commits = 0
+        # Set once SQLite has found the file malformed: what it answers then is worth nothing.
+        self.damaged = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        connection = await asyncio.to_thread(self._create)
+        try:
+            self._connection = await asyncio.to_thread(self._create)
+        except sqlite3.Error as failed:
+            raise self._failure("opened", failed) from failed
         self._thread = threading.Thread(
-            target=self._write_for_ever, args=(connection,), name=f"write-{self._path.stem}", daemon=True
+            target=self._write_for_ever,
+            args=(self._connection,),
+            name=f"write-{self._path.stem}",
+            daemon=True,
         )
         self._thread.start()
         return self
@@ -83,12 +98,16 @@ class Database:
         await asyncio.to_thread(self._readers.shutdown)
         for connection in self._read_connections:
             connection.close()
+        if self._connection is not None:
+            # The last: it brings everything into the one file and takes the write-ahead log away.
+            await asyncio.to_thread(self._connection.close)
 
     async def write(self, change: Callable[[sqlite3.Connection], _T]) -> _T:
         """Runs `change` in the writing thread and returns its result when it is durable.
 
         Changes commit in groups; one that raises is rolled back alone and raises here. Raises Unavailable
-        when the file cannot be written. Cancelled, it no longer waits; the change is made all the same.
+        when the file cannot be written, Damaged when it does not hold together. Cancelled, it no longer
+        waits; the change is made all the same.
         """
         return await self.submit(change)
 
@@ -113,19 +132,25 @@ class Database:
             connection = connect(self._path)
         finally:
             os.umask(previous)
-        connection.execute("BEGIN IMMEDIATE")
-        for statement in self._schema:
-            connection.execute(statement)
-        connection.execute("COMMIT")
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for statement in self._schema:
+                connection.execute(statement)
+            if self._prepare is not None:
+                self._prepare(connection)
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _ask(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = connect(self._path, read_only=True)
-            self._local.connection = connection
-            self._read_connections.append(connection)
         try:
+            connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+            if connection is None:
+                connection = connect(self._path, read_only=True)
+                self._local.connection = connection
+                self._read_connections.append(connection)
             connection.execute("BEGIN")
             try:
                 return question(connection)
@@ -135,7 +160,7 @@ class Database:
         except sqlite3.Error as failed:
             if not _is_of_the_disk(failed):
                 raise
-            raise Unavailable(f"{self._path} cannot be read: {failed}; check the disk's health") from failed
+            raise self._failure("read", failed) from failed
 
     def _write_for_ever(self, connection: sqlite3.Connection) -> None:
         running = True
@@ -147,7 +172,6 @@ class Database:
             running = group[-1] is not None
             outcomes = self._commit(connection, [job for job in group if job is not None])
             self._loop.call_soon_threadsafe(_resolve, outcomes)
-        connection.close()
 
     def _commit(
         self,
@@ -162,7 +186,7 @@ class Database:
             connection.execute("COMMIT")
             self.commits += 1
         except sqlite3.Error as failed:
-            cause = self._unwritable(failed)
+            cause = self._failure("written", failed)
             with contextlib.suppress(sqlite3.Error):
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
@@ -183,15 +207,34 @@ class Database:
                     # SQLite itself has rolled everything back, as it may when the disk is full.
                     raise
                 if _is_of_the_disk(refused):
-                    error = self._unwritable(refused)
+                    error = self._failure("written", refused)
             connection.execute("ROLLBACK TO one")
         connection.execute("RELEASE one")
         return result, error
 
-    def _unwritable(self, failed: sqlite3.Error) -> Unavailable:
-        cause = Unavailable(f"{self._path} cannot be written: {failed}; check the disk's space and health")
+    def _failure(self, verb: str, failed: sqlite3.Error) -> Unavailable:
+        """What is said of an error of the file or its disk."""
+        cause: Unavailable
+        if is_damage(failed):
+            cause = Damaged(
+                f"{self._path} cannot be {verb}: {failed}; the next start recovers what can be read"
+            )
+            self._loop.call_soon_threadsafe(self.damaged.set)
+        else:
+            cause = Unavailable(f"{self._path} cannot be {verb}: {failed}; check the disk's space and health")
         cause.__cause__ = failed
         return cause
+
+
+def is_damage(failed: sqlite3.Error) -> bool:
+    """Whether the file does not hold together, and not merely its disk is full or busy."""
+    return getattr(failed, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
+
+
+def add_column(db: sqlite3.Connection, table: str, column: str, kind: str) -> None:
+    """Adds a column to a table of an earlier version, unless it is there."""
+    if column not in {row[1] for row in db.execute(f"PRAGMA table_info({table})")}:
+        db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
 
 
 def _is_of_the_disk(failed: sqlite3.Error) -> bool:

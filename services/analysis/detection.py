@@ -38,6 +38,7 @@ class Wrong(Enum):
     UNAVAILABLE = "unavailable"
     LOG_REPLACED = "log_replaced"
     RETENTION = "retention"
+    DAMAGED = "damaged"
 
     @classmethod
     def named(cls, name: str) -> "Wrong":

@@ -4,6 +4,8 @@ import json
 import sqlite3
 from enum import Enum
 
+from google.protobuf.message import DecodeError
+
 from telltale.api.mesh.v1.batch_pb2 import Header, SealedBatch
 from telltale.api.mesh.v1.ingest_pb2 import ChainHead
 from telltale.seal.chain import Head, Link, Range, covers, follow
@@ -60,7 +62,11 @@ def _goes_on(db: sqlite3.Connection, header: Header, head: Head) -> bool:
     ).fetchone()
     if row is None:
         return False
-    began = Header.FromString(SealedBatch.FromString(row[0]).header).sealed_time
+    try:
+        began = Header.FromString(SealedBatch.FromString(row[0]).header).sealed_time
+    except DecodeError:
+        # Damaged where it lies: nothing can be said by it.
+        return False
     return header.sealed_time.ToNanoseconds() > began.ToNanoseconds()
 
 
@@ -106,6 +112,24 @@ def heads(db: sqlite3.Connection, source: str) -> list[ChainHead]:
         ChainHead(product=product, epoch=epoch, sequence=sequence, header_sha256=digest)
         for product, epoch, sequence, digest in rows
     ]
+
+
+def rebuild(db: sqlite3.Connection) -> None:
+    """Of a file of which parts are lost: no chain ends before a batch that is here.
+
+    What is not here of a chain that was lost itself is not acked, should it come again.
+    """
+    db.execute(
+        "INSERT INTO chains"
+        " SELECT source, product, epoch, sequence, header_sha256, format('[[1,%d]]', sequence - 1),"
+        " received_ms FROM batches AS b"
+        " WHERE true AND NOT EXISTS (SELECT 1 FROM batches AS later"
+        " WHERE later.source = b.source AND later.product = b.product"
+        " AND (later.epoch, later.sequence) > (b.epoch, b.sequence))"
+        " ON CONFLICT (source, product) DO UPDATE SET epoch = excluded.epoch, sequence = excluded.sequence,"
+        " header_sha256 = excluded.header_sha256, missing = excluded.missing"
+        " WHERE (excluded.epoch, excluded.sequence) > (chains.epoch, chains.sequence)"
+    )
 
 
 def _add(missing: list[Range], skipped: Range) -> None:

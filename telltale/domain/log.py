@@ -5,48 +5,47 @@ Offsets grow over the whole file; within a product they increase and have gaps.
 """
 
 import asyncio
-import json
+import contextlib
 import secrets
 import sqlite3
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Self
 
-from telltale.api.mesh.v1.batch_pb2 import Delivery, Header
-from telltale.api.mesh.v1.ingest_pb2 import ChainHead, RefusalReason
-from telltale.domain import chains, inventory
+import structlog
+from opentelemetry import metrics
+
+from telltale import salvage
+from telltale.api.mesh.v1.batch_pb2 import Header
+from telltale.api.mesh.v1.ingest_pb2 import ChainHead
+from telltale.domain import chains, inventory, retention, rows
 from telltale.domain.belief import BELIEVED, Belief
-from telltale.errors import BatchRefused
+from telltale.domain.lineage import Lineage, Verdict, judge
+from telltale.domain.refusals import refusal, unready
+from telltale.domain.rows import COLUMNS, Entry, Found
+from telltale.errors import BatchRefused, Damaged, Unavailable
 from telltale.identity.distrust import Distrust
+from telltale.pages import Value
 from telltale.seal.sealing import sha256
 from telltale.sqlite import Database
-from telltale.wire import field
 
-_SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
-    """CREATE TABLE IF NOT EXISTS batches (
-        offset INTEGER PRIMARY KEY AUTOINCREMENT, product TEXT NOT NULL, source TEXT NOT NULL,
-        epoch INTEGER NOT NULL, sequence INTEGER NOT NULL, header_sha256 BLOB NOT NULL,
-        signer TEXT NOT NULL, received_ms INTEGER NOT NULL, batch BLOB NOT NULL,
-        UNIQUE (source, product, epoch, sequence)
-    ) STRICT""",
-    "CREATE INDEX IF NOT EXISTS batches_by_product ON batches (product, offset)",
-    "CREATE INDEX IF NOT EXISTS batches_by_time ON batches (product, received_ms)",
-    "CREATE TABLE IF NOT EXISTS certificates (sha256 TEXT PRIMARY KEY, der BLOB NOT NULL) STRICT",
-    "CREATE TABLE IF NOT EXISTS signers (sha256 TEXT PRIMARY KEY, certificates TEXT NOT NULL) STRICT",
-    "CREATE TABLE IF NOT EXISTS schemas (sha256 TEXT PRIMARY KEY, data BLOB NOT NULL) STRICT",
-    "CREATE TABLE IF NOT EXISTS pruned (product TEXT PRIMARY KEY, through INTEGER NOT NULL) STRICT",
-    *chains.SCHEMA,
-    *inventory.SCHEMA,
-)
-# Rows that one retention step deletes, so that appends wait only briefly.
-_PRUNE_ROWS = 2_000
+_SCHEMA = (*rows.SCHEMA, *chains.SCHEMA, *inventory.SCHEMA)
 # Signers whose certificates stay in memory.
 _MAX_SIGNERS = 4_096
+# Offsets of damaged batches that were told of; of more, some are told of again.
+_MAX_TOLD = 10_000
+# How often room is made for the offsets to come: one fsync, and only while the log grows.
+_MARK_SECONDS = 1.0
+
+log = structlog.get_logger(__name__)
+_METER = metrics.get_meter("telltale.domain")
+_DAMAGED = _METER.create_counter(
+    "telltale.log.damaged", unit="{batch}", description="Stored batches found not to hold any more."
+)
 
 
 @dataclass(frozen=True)
@@ -67,15 +66,6 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A durable batch, as it is delivered. batch: bytes of a SealedBatch with delivery."""
-
-    offset: int
-    batch: bytes
-    signer: str
-
-
-@dataclass(frozen=True)
 class Extent:
     """What a product's log holds. Zero offsets: nothing yet."""
 
@@ -89,19 +79,64 @@ class ProductLog:
 
     def __init__(self, path: Path, distrust: Distrust | None = None) -> None:
         """distrust: whose batches the current state of an inventory leaves out."""
+        self._path = path
         self._belief = Belief(distrust or Distrust())
-        self._database = Database(path, _SCHEMA)
+        self._database = Database(path, _SCHEMA, rows.upgrade)
+        self._lineage = Lineage(path.with_suffix(".seen"))
+        self._marking = asyncio.Lock()
+        # The highest offset that is durable.
+        self._last = 0
+        self._told: set[int] = set()
         self._signers: OrderedDict[str, tuple[bytes, ...]] = OrderedDict()
         self._arrivals: dict[str, asyncio.Event] = {}
         self.id = ""
 
     async def __aenter__(self) -> Self:
-        await self._database.__aenter__()
-        self.id = await self._database.write(_log_id)
+        """Recovers a file that is damaged. A log that lacks what it once handed out gets another id."""
+        await asyncio.to_thread(salvage.recover_if_marked, self._path, _SCHEMA, _mend)
+        try:
+            await self._database.__aenter__()
+        except Damaged:
+            await asyncio.to_thread(salvage.recover, self._path, _SCHEMA, _mend)
+            self._database = Database(self._path, _SCHEMA, rows.upgrade)
+            await self._database.__aenter__()
+        try:
+            await self._take_up()
+        except BaseException:
+            await self._database.__aexit__(None, None, None)
+            raise
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        await self._database.__aexit__(None, None, None)
+        try:
+            if self._database.damaged.is_set():
+                return
+            # In the writing thread: behind everything that was appended.
+            self._last = await self._database.write(rows.last_offset)
+            await asyncio.to_thread(self._lineage.close, self.id, self._last)
+        except Unavailable as failed:
+            log.warning(
+                "the log's end is not marked; the next start takes it for a crash", reason=str(failed)
+            )
+        finally:
+            await self._database.__aexit__(None, None, None)
+
+    async def watch(self) -> None:
+        """Makes room for offsets while the log grows, for ever; raises Damaged when its file is malformed.
+
+        Who owns the log ends then: the next start recovers what can be read.
+        """
+        damaged = self._database.damaged
+        while not damaged.is_set():
+            try:
+                await self._make_room(self._last)
+            except Unavailable as failed:
+                log.warning("no room for offsets", reason=str(failed))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_MARK_SECONDS):
+                    await damaged.wait()
+        await asyncio.to_thread(salvage.mark, self._path)
+        raise Damaged(f"{self._path} is malformed; it is recovered at the next start")
 
     def append(self, candidates: Sequence[Candidate]) -> "asyncio.Future[list[BatchRefused | None]]":
         """Keeps batches; the result comes when they are durable: None for each that is, or why it is not.
@@ -109,9 +144,21 @@ class ProductLog:
         Calls keep their order. A batch that is there already counts as kept. A caller that no longer
         waits changes nothing: the batches are kept and announced all the same.
         """
-        future = self._database.submit(lambda db: [self._append_one(db, one) for one in candidates])
-        products = {one.header.product for one in candidates}
-        future.add_done_callback(lambda _: self._announce(products))
+        reached = 0
+
+        def change(db: sqlite3.Connection) -> list[BatchRefused | None]:
+            nonlocal reached
+            outcomes = [self._append_one(db, one) for one in candidates]
+            reached = rows.last_offset(db)
+            return outcomes
+
+        def durable(done: "asyncio.Future[list[BatchRefused | None]]") -> None:
+            if done.exception() is None:
+                self._last = max(self._last, reached)
+            self._announce({one.header.product for one in candidates})
+
+        future = self._database.submit(change)
+        future.add_done_callback(durable)
         return asyncio.shield(future)
 
     def arrival(self, product: str) -> asyncio.Event:
@@ -119,47 +166,50 @@ class ProductLog:
         return self._arrivals.setdefault(product, asyncio.Event())
 
     async def after(self, product: str, offset: int, max_bytes: int, max_batches: int = 1_000) -> list[Entry]:
-        """The batches after an offset, oldest first; at least one when there is any."""
-        return (await self.look(product, offset, max_bytes, max_batches))[0]
+        """The whole batches after an offset, oldest first; at least one when there is any."""
+        while True:
+            found = await self.look(product, offset, max_bytes, max_batches)
+            if not found.damaged:
+                return list(found.entries)
+            offset = found.damaged[-1]
 
-    async def look(
-        self, product: str, offset: int, max_bytes: int, max_batches: int = 1_000
-    ) -> tuple[list[Entry], int]:
-        """Like after, and through which offset retention had passed at that moment."""
+    async def look(self, product: str, offset: int, max_bytes: int, max_batches: int = 1_000) -> Found:
+        """Like after, and tells where batches do not hold any more, and how far retention has passed."""
 
-        def question(db: sqlite3.Connection) -> tuple[list[Entry], int]:
-            rows = db.execute(
-                "SELECT offset, received_ms, signer, batch FROM batches"
-                " WHERE product = ? AND offset > ? ORDER BY offset LIMIT ?",
+        def question(db: sqlite3.Connection) -> Found:
+            selected = db.execute(
+                f"SELECT {COLUMNS} FROM batches b WHERE product = ? AND offset > ? ORDER BY offset LIMIT ?",
                 (product, offset, max_batches),
             )
-            return self._entries(rows, max_bytes), _pruned_through(db, product)
+            found = rows.read(self.id, selected, max_bytes)
+            selected.close()
+            return replace(found, pruned_through=rows.pruned_through(db, product))
 
-        return await self._database.read(question)
+        return await self._shown(product, await self._database.read(question))
 
     async def state_after(
         self, product: str, offset: int, through: int, max_bytes: int, max_batches: int = 1_000
-    ) -> list[Entry]:
-        """Like after, up to an offset and only what makes an inventory's current state."""
+    ) -> Found:
+        """Like look, up to an offset and only what makes an inventory's current state."""
 
-        def question(db: sqlite3.Connection) -> list[Entry]:
+        def question(db: sqlite3.Connection) -> Found:
             self._belief.teach(db)
-            return self._entries(
-                db.execute(
-                    "SELECT b.offset, b.received_ms, b.signer, b.batch FROM batches b"
-                    " LEFT JOIN snapshots s ON s.product = b.product AND s.source = b.source"
-                    " WHERE b.product = ? AND b.offset > ? AND b.offset <= ?"
-                    # A snapshot that ended later replaced the one that counts at this offset; the batches
-                    # before it then say more than is needed, and never less.
-                    " AND (s.last_offset IS NULL OR s.last_offset > ? OR b.offset >= s.first_offset)"
-                    f" AND {BELIEVED.format(source='b.source', batch='b.batch')}"
-                    " ORDER BY b.offset LIMIT ?",
-                    (product, offset, through, through, max_batches),
-                ),
-                max_bytes,
+            selected = db.execute(
+                f"SELECT {COLUMNS} FROM batches b"
+                " LEFT JOIN snapshots s ON s.product = b.product AND s.source = b.source"
+                " WHERE b.product = ? AND b.offset > ? AND b.offset <= ?"
+                # A snapshot that ended later replaced the one that counts at this offset; the batches
+                # before it then say more than is needed, and never less.
+                " AND (s.last_offset IS NULL OR s.last_offset > ? OR b.offset >= s.first_offset)"
+                f" AND {BELIEVED.format(source='b.source', batch='b.batch')}"
+                " ORDER BY b.offset LIMIT ?",
+                (product, offset, through, through, max_batches),
             )
+            found = rows.read(self.id, selected, max_bytes)
+            selected.close()
+            return found
 
-        return await self._database.read(question)
+        return await self._shown(product, await self._database.read(question))
 
     async def extent(self, product: str) -> Extent:
         def question(db: sqlite3.Connection) -> Extent:
@@ -167,16 +217,18 @@ class ProductLog:
                 "SELECT coalesce(min(offset), 0), coalesce(max(offset), 0) FROM batches WHERE product = ?",
                 (product,),
             ).fetchone()
-            pruned = _pruned_through(db, product)
+            pruned = rows.pruned_through(db, product)
             return Extent(earliest, max(latest, pruned), pruned)
 
-        return await self._database.read(question)
+        extent = await self._database.read(question)
+        await self._cover(extent.latest)
+        return extent
 
     async def certificates_of(self, signer: str) -> tuple[bytes, ...]:
         """A signer's chain in DER, leaf first."""
         known = self._signers.get(signer)
         if known is None:
-            known = await self._database.read(lambda db: _certificates(db, signer))
+            known = await self._database.read(lambda db: rows.certificates_of(db, signer))
             self._signers[signer] = known
             if len(self._signers) > _MAX_SIGNERS:
                 self._signers.popitem(last=False)
@@ -193,9 +245,7 @@ class ProductLog:
         )
 
     async def schemas(self) -> list[bytes]:
-        return await self._database.read(
-            lambda db: [row[0] for row in db.execute("SELECT data FROM schemas ORDER BY rowid")]
-        )
+        return await self._database.write(rows.schemas)
 
     async def page(self, query: inventory.Query) -> inventory.Page:
         def question(db: sqlite3.Connection) -> inventory.Page:
@@ -204,21 +254,75 @@ class ProductLog:
 
         return await self._database.read(question)
 
-    async def prune(self, keep: Mapping[str, timedelta]) -> int:
-        """Deletes what is older than each product's retention, save what an inventory's state needs."""
+    async def prune(self, keep: Mapping[str, timedelta], max_bytes: int | None = None) -> int:
+        """Deletes what is older than each product's retention, and the oldest of what exceeds `max_bytes`.
+
+        What an inventory's state needs stays in any case.
+        """
         deleted = 0
         now = time.time_ns() // 1_000_000
-        for product, retention in keep.items():
-            cutoff = now - int(retention.total_seconds() * 1_000)
-            while True:
-                step = await self._database.write(
-                    lambda db, product=product, cutoff=cutoff: _prune(db, product, cutoff)  # type: ignore[misc]
-                )
+        for product, age in keep.items():
+            cutoff = now - int(age.total_seconds() * 1_000)
+            while step := await self._database.write(
+                lambda db, product=product, cutoff=cutoff: retention.prune_older(db, product, cutoff)  # type: ignore[misc]
+            ):
                 deleted += step
-                if step < _PRUNE_ROWS:
-                    break
+        if max_bytes is not None:
+            while step := await self._database.write(lambda db: retention.prune_largest(db, max_bytes)):
+                deleted += step
         await self._database.write(lambda db: inventory.forget_superseded(db, now))
         return deleted
+
+    async def bytes(self) -> int:
+        """Of all batches that the log holds."""
+        return await self._database.read(
+            lambda db: int(db.execute("SELECT coalesce(sum(bytes), 0) FROM sizes").fetchone()[0])
+        )
+
+    async def _take_up(self) -> None:
+        mark = await asyncio.to_thread(self._lineage.read)
+
+        def change(db: sqlite3.Connection) -> tuple[str, int, Verdict]:
+            last = rows.last_offset(db)
+            row = db.execute("SELECT value FROM meta WHERE name = 'log'").fetchone()
+            known = str(row[0]) if row else ""
+            verdict = judge(mark, known, last)
+            if not known or verdict is Verdict.REPLACED:
+                known = secrets.token_hex(8)
+                db.execute("INSERT OR REPLACE INTO meta VALUES ('log', ?)", (known,))
+            if mark is not None and verdict is Verdict.CRASHED:
+                rows.skip_to(db, mark.bound)
+                last = mark.bound
+            return known, last, verdict
+
+        self.id, self._last, verdict = await self._database.write(change)
+        if verdict is Verdict.REPLACED or (mark is not None and mark.log != self.id):
+            log.error("this is not the log that was here before; it gets another id", file=str(self._path))
+        await self._make_room(self._last)
+
+    async def _cover(self, offset: int) -> None:
+        """Returns when an offset may be handed out."""
+        mark = self._lineage.mark
+        if mark is None or offset > mark.bound:
+            await self._make_room(offset)
+
+    async def _make_room(self, reached: int) -> None:
+        async with self._marking:
+            mark = self._lineage.mark
+            if mark is None or mark.log != self.id or mark.closed or reached > mark.reached:
+                await asyncio.to_thread(self._lineage.advance, self.id, reached)
+
+    async def _shown(self, product: str, found: Found) -> Found:
+        new = [offset for offset in found.damaged if offset not in self._told]
+        if new:
+            log.error(
+                "stored batches do not hold any more", product=product, offsets=new[:10], batches=len(new)
+            )
+            _DAMAGED.add(len(new), {"product": product})
+            self._told.update(new[: _MAX_TOLD - len(self._told)])
+        if found.entries:
+            await self._cover(found.entries[-1].offset)
+        return found
 
     def _announce(self, products: set[str]) -> None:
         for product in products:
@@ -229,7 +333,7 @@ class ProductLog:
         header = one.header
         now = time.time_ns() // 1_000_000
         if one.follows and not chains.holds(db, header, one.follows):
-            return _unready(header, one.follows)
+            return unready(header, one.follows)
         place = chains.place(db, header, one.header_sha256)
         if place is chains.Place.DUPLICATE and one.refused is None:
             return None
@@ -238,135 +342,18 @@ class ProductLog:
                 chains.advance(db, header, one.header_sha256, now, kept=False)
             return one.refused
         if place is not chains.Place.NEXT:
-            return _REFUSALS[place](header)
+            return refusal(place, header)
         chains.advance(db, header, one.header_sha256, now, kept=True)
-        signer = _keep_signer(db, one.signer)
-        cursor = db.execute(
-            "INSERT INTO batches (product, source, epoch, sequence, header_sha256, signer, received_ms,"
-            " batch) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                header.product,
-                header.source,
-                header.epoch,
-                header.sequence,
-                one.header_sha256,
-                signer,
-                now,
-                one.batch,
-            ),
-        )
+        signer = rows.keep_signer(db, one.signer)
+        offset = rows.insert(db, header, one.header_sha256, signer, now, one.batch)
         if one.change is not None:
-            inventory.apply(db, header, cursor.lastrowid or 0, now, one.change)
+            inventory.apply(db, header, offset, now, one.change)
         return None
 
-    def _entries(self, rows: sqlite3.Cursor, max_bytes: int) -> list[Entry]:
-        entries: list[Entry] = []
-        size = 0
-        for offset, received_ms, signer, batch in rows:
-            size += len(batch)
-            if entries and size > max_bytes:
-                break
-            delivery = Delivery(log=self.id, offset=offset)
-            delivery.received_time.FromMilliseconds(received_ms)
-            # Appending a field to the bytes is the same as setting it on the message.
-            entries.append(Entry(offset, batch + field(4, delivery.SerializeToString()), signer))
-        rows.close()
-        return entries
 
-
-def _fork(header: Header) -> BatchRefused:
-    return BatchRefused(
-        RefusalReason.REFUSAL_REASON_FORK,
-        f"another batch holds sequence {header.sequence} of {header.source}'s chain for {header.product}:"
-        " two hosts use one identity; enrol one of them anew",
-    )
-
-
-def _broken(header: Header) -> BatchRefused:
-    return BatchRefused(
-        RefusalReason.REFUSAL_REASON_BROKEN_CHAIN,
-        f"sequence {header.sequence} comes after later ones of {header.product} that are stored already",
-    )
-
-
-def _unready(header: Header, before: int) -> BatchRefused:
-    # Taken now, it would make the one before it a hole that nobody needs.
-    return BatchRefused(
-        RefusalReason.REFUSAL_REASON_UNAVAILABLE,
-        f"sequence {before} of {header.product} was not taken yet; send both again, in order",
-        final=False,
-    )
-
-
-def _stale(header: Header) -> BatchRefused:
-    return BatchRefused(
-        RefusalReason.REFUSAL_REASON_STALE_EPOCH,
-        f"epoch {header.epoch} of {header.product} lies below a known one; ask Chains and start above it",
-        final=False,
-    )
-
-
-def _contested(header: Header) -> BatchRefused:
-    # Not final: nobody can tell which of the two holders is the right one, so the records of both are kept.
-    return BatchRefused(
-        RefusalReason.REFUSAL_REASON_FORK,
-        f"{header.source} goes on with the chain {header.epoch} for {header.product} although a later one has"
-        " begun: two hosts use one identity; enrol one of them anew",
-        final=False,
-    )
-
-
-_REFUSALS = {
-    chains.Place.FORK: _fork,
-    chains.Place.TOO_LATE: _broken,
-    chains.Place.STALE: _stale,
-    chains.Place.CONTESTED: _contested,
-    chains.Place.DUPLICATE: _broken,
-}
-
-
-def _log_id(db: sqlite3.Connection) -> str:
-    db.execute("INSERT OR IGNORE INTO meta VALUES ('log', ?)", (secrets.token_hex(8),))
-    return str(db.execute("SELECT value FROM meta WHERE name = 'log'").fetchone()[0])
-
-
-def _pruned_through(db: sqlite3.Connection, product: str) -> int:
-    row = db.execute("SELECT through FROM pruned WHERE product = ?", (product,)).fetchone()
-    return row[0] if row else 0
-
-
-def _keep_signer(db: sqlite3.Connection, certificates: Sequence[bytes]) -> str:
-    names = [sha256(der).hex() for der in certificates]
-    if not db.execute("SELECT 1 FROM signers WHERE sha256 = ?", (names[0],)).fetchone():
-        db.executemany(
-            "INSERT OR IGNORE INTO certificates VALUES (?, ?)", zip(names, certificates, strict=True)
-        )
-        db.execute("INSERT INTO signers VALUES (?, ?)", (names[0], json.dumps(names)))
-    return names[0]
-
-
-def _certificates(db: sqlite3.Connection, signer: str) -> tuple[bytes, ...]:
-    row = db.execute("SELECT certificates FROM signers WHERE sha256 = ?", (signer,)).fetchone()
-    names = json.loads(row[0]) if row else []
-    return tuple(
-        db.execute("SELECT der FROM certificates WHERE sha256 = ?", (name,)).fetchone()[0] for name in names
-    )
-
-
-def _prune(db: sqlite3.Connection, product: str, cutoff: int) -> int:
-    rows = db.execute(
-        "SELECT b.offset FROM batches b"
-        " LEFT JOIN snapshots s ON s.product = b.product AND s.source = b.source"
-        " WHERE b.product = ? AND b.received_ms < ?"
-        " AND (s.first_offset IS NULL AND ? OR b.offset < s.first_offset)"
-        " ORDER BY b.offset LIMIT ?",
-        (product, cutoff, not inventory.is_kept(db, product), _PRUNE_ROWS),
-    ).fetchall()
-    if rows:
-        db.executemany("DELETE FROM batches WHERE offset = ?", rows)
-        db.execute(
-            "INSERT INTO pruned VALUES (?, ?)"
-            " ON CONFLICT DO UPDATE SET through = max(through, excluded.through)",
-            (product, rows[-1][0]),
-        )
-    return len(rows)
+def _mend(db: sqlite3.Connection, strays: Iterable[tuple[int, tuple[Value, ...]]]) -> None:
+    """Of a log that was recovered: it may lack what was acked, and so is another log."""
+    rows.adopt(db, strays)
+    db.execute("DELETE FROM meta WHERE name = 'log'")
+    rows.count_bytes(db)
+    chains.rebuild(db)

@@ -41,7 +41,8 @@ from telltale.source.telemetry import Telemetry, self_metrics
 
 log = structlog.get_logger(__name__)
 
-_PRUNE_SECONDS = 60.0
+# Between two looks at what is too old or too much: what a flood brings meanwhile stands above the bound.
+_PRUNE_SECONDS = 10.0
 # Services of the mesh that a domain serves beside its products.
 _MESH_SERVICES = tuple(f"telltale.api.mesh.v1.{name}" for name in ("Ingest", "Schemas", "Access"))
 
@@ -54,6 +55,11 @@ class DomainSettings(IdentitySettings):
     gateway: str = Field(description="host:port of the gateway.")
     platform: str = Field(description="host:port of the platform's domain service, for self-metrics.")
     policy: Path | None = Field(None, description="Cedar policy file; the domain's own when not set.")
+    log_bytes: int = Field(
+        64 << 30,
+        gt=0,
+        description="Bound of the batches in the log, in bytes; the product that has most loses its oldest.",
+    )
     descriptors: list[Path] = Field(
         [], description="Compiled descriptor sets of further products: a JSON list of paths."
     )
@@ -107,13 +113,16 @@ async def serving_domain(
             serving(me, settings.listen, authenticator, add, auditor=telemetry.audit),
             asyncio.TaskGroup() as tasks,
         ):
-            pruning = tasks.create_task(_prune(product_log, products))
-            lease = tasks.create_task(keep_lease(me, settings.gateway, settings.advertise, image.sha256))
+            running = [
+                tasks.create_task(_prune(product_log, products, settings.log_bytes)),
+                tasks.create_task(product_log.watch()),
+                tasks.create_task(keep_lease(me, settings.gateway, settings.advertise, image.sha256)),
+            ]
             try:
                 yield Domain(me, product_log, products, ingest, telemetry)
             finally:
-                lease.cancel()
-                pruning.cancel()
+                for task in running:
+                    task.cancel()
 
 
 async def run(settings: DomainSettings, domain: str, policy_file: Path, stopping: asyncio.Event) -> None:
@@ -173,15 +182,17 @@ class _Visible:
         return self._shown[permitted]
 
 
-async def _prune(product_log: ProductLog, products: Products) -> None:
+async def _prune(product_log: ProductLog, products: Products, max_bytes: int) -> None:
     keep = {
         contract.name: contract.options.retention.ToTimedelta() for contract in products.contracts.values()
     }
     while True:
         try:
-            deleted = await product_log.prune(keep)
+            deleted = await product_log.prune(keep, max_bytes)
             if deleted:
                 log.info("retention passed", batches=deleted)
+            if (size := await product_log.bytes()) > max_bytes:
+                log.error("the log exceeds its bound by what inventories need", bytes=size, bound=max_bytes)
         except Exception as failed:  # the log stays usable, and the next round tries again
             log.error("retention failed", reason=str(failed))
         await asyncio.sleep(_PRUNE_SECONDS)

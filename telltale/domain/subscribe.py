@@ -10,7 +10,8 @@ from telltale.api.mesh.v1.stream_pb2 import Start, SubscribeRequest, WatchReques
 from telltale.contract.product import Contract
 from telltale.domain.access import Access
 from telltale.domain.clearance import Clearance
-from telltale.domain.log import Entry, ProductLog
+from telltale.domain.log import ProductLog
+from telltale.domain.rows import Entry, Found
 from telltale.errors import InvalidInput
 from telltale.wire import field, fields
 
@@ -46,9 +47,13 @@ class Subscriptions:
         through = extent.latest
         frames: _Frames = _MaskedFrames(clearance) if clearance.masked else _SealedFrames(self._log)
         offset = 0
-        while entries := await self._log.state_after(product, offset, through, _FRAME_BYTES):
-            offset = entries[-1].offset
-            yield await frames.of(entries)
+        while found := await self._log.state_after(product, offset, through, _FRAME_BYTES):
+            if found.damaged:
+                yield await self._damage(product, offset, found)
+                offset = found.damaged[-1]
+                continue
+            offset = found.entries[-1].offset
+            yield await frames.of(found.entries)
         yield self._sync(product, through)
         async for frame in self._tail(product, through, extent.pruned_through, frames, synced=True):
             yield frame
@@ -64,18 +69,23 @@ class Subscriptions:
                 yield self._sync(product, offset)
             # Taken before looking: what arrives while looking wakes us too.
             arrival = self._log.arrival(product)
-            entries, pruned = await self._log.look(product, offset, _FRAME_BYTES)
+            found = await self._log.look(product, offset, _FRAME_BYTES)
+            pruned = found.pruned_through
             if pruned > max(offset, known_pruned):
                 # Also in mid-stream: a reader may be slower than retention.
                 asked = Position(product=product, log=self._log.id, offset=offset)
                 yield await self._gap(GapReason.GAP_REASON_RETENTION, asked, pruned)
                 offset = pruned
                 continue
-            if not entries:
+            if found.damaged:
+                yield await self._damage(product, offset, found)
+                offset = found.damaged[-1]
+                continue
+            if not found.entries:
                 await arrival.wait()
                 continue
-            offset = entries[-1].offset
-            yield await frames.of(entries)
+            offset = found.entries[-1].offset
+            yield await frames.of(found.entries)
 
     async def _start(self, product: str, request: SubscribeRequest) -> "_Start":
         for position in request.cursor.positions:
@@ -99,6 +109,10 @@ class Subscriptions:
         """The frame that says: what was there is sent, what follows is live."""
         sync = Sync(position=Position(product=product, log=self._log.id, offset=offset))
         return field(_SYNC, sync.SerializeToString())
+
+    async def _damage(self, product: str, offset: int, found: Found) -> bytes:
+        asked = Position(product=product, log=self._log.id, offset=offset)
+        return await self._gap(GapReason.GAP_REASON_DAMAGED, asked, found.damaged[-1])
 
     async def _gap(self, reason: GapReason, asked: Position, after: int) -> bytes:
         """The frame that says what is missing behind a position, and where the stream goes on."""

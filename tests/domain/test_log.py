@@ -16,36 +16,7 @@ from telltale.domain import inventory
 from telltale.domain.inventory import Change, Query
 from telltale.domain.log import Candidate, ProductLog
 from telltale.errors import BatchRefused
-from telltale.seal.sealing import sha256
-
-PRODUCT = "servers.inventory"
-SOURCE = "spiffe://servers.telltale.test/agent/web1"
-
-
-class Chain:
-    """Candidates of one chain, without signatures: the log does not look at them."""
-
-    def __init__(self, source: str = SOURCE, product: str = PRODUCT, epoch: int = 1) -> None:
-        self.source, self.product, self.epoch = source, product, epoch
-        self.sequence, self.previous = 0, b""
-
-    def next(
-        self, change: Change | None = None, snapshot: Snapshot | None = None, skip: int = 0, sealed: int = 0
-    ) -> Candidate:
-        self.sequence += 1 + skip
-        header = Header(
-            product=self.product,
-            source=self.source,
-            epoch=self.epoch,
-            sequence=self.sequence,
-            previous_header_sha256=self.previous,
-            snapshot=snapshot,
-        )
-        header.sealed_time.FromSeconds(sealed)
-        encoded = header.SerializeToString()
-        self.previous = sha256(encoded)
-        batch = SealedBatch(header=encoded, payload=b"payload").SerializeToString()
-        return Candidate(header, self.previous, batch, (b"leaf", b"issuer"), change)
+from tests.support.log_chain import PRODUCT, SOURCE, Chain
 
 
 @pytest.fixture
@@ -136,15 +107,6 @@ async def test_a_chain_is_remembered_though_retention_passed(log: ProductLog) ->
     assert (await log.extent("servers.disk_usage")).pruned_through == extent.latest
 
 
-async def test_a_log_keeps_its_identity_over_restarts_and_a_new_one_has_another(tmp_path: Path) -> None:
-    async with ProductLog(tmp_path / "log.db") as first:
-        known = first.id
-    async with ProductLog(tmp_path / "log.db") as again:
-        assert again.id == known
-    async with ProductLog(tmp_path / "new.db") as other:
-        assert other.id != known
-
-
 async def test_arrival_is_announced(log: ProductLog) -> None:
     arrival = log.arrival(PRODUCT)
     await log.append([Chain().next()])
@@ -201,7 +163,7 @@ async def test_the_state_at_an_offset_is_whole_though_a_later_snapshot_replaced_
     await log.append([chain.next(Change({b"a": b"2"}), Snapshot(id="t", index=0))])
     through = (await log.extent(PRODUCT)).latest
     await log.append([chain.next(Change({b"b": b"2"}), Snapshot(id="t", index=1, end=True))])
-    entries = await log.state_after(PRODUCT, 0, through, 1 << 20)
+    entries = (await log.state_after(PRODUCT, 0, through, 1 << 20)).entries
     headers = [Header.FromString(SealedBatch.FromString(entry.batch).header) for entry in entries]
     assert [header.snapshot.id for header in headers] == ["s", "t"]
 
@@ -230,8 +192,27 @@ async def test_retention_keeps_what_the_state_needs(log: ProductLog) -> None:
     await asyncio.sleep(0.002)  # the clock must have moved past the batches
     await log.prune({PRODUCT: timedelta(0)})
     left = await log.state_after(PRODUCT, 0, 1 << 40, 1 << 20)
-    headers = [Header.FromString(SealedBatch.FromString(entry.batch).header) for entry in left]
+    headers = [Header.FromString(SealedBatch.FromString(entry.batch).header) for entry in left.entries]
     assert [header.snapshot.id for header in headers] == ["t", ""]
+
+
+async def test_bytes_beyond_the_bound_are_taken_from_the_product_that_has_most(log: ProductLog) -> None:
+    quiet, flood, state = Chain(product="servers.cpu"), Chain(product="servers.memory"), Chain()
+    await log.append([state.next(Change({b"a": b"1"}), Snapshot(id="s", end=True), payload=b"x" * 9_000)])
+    await log.append([quiet.next(payload=b"x" * 900) for _ in range(5)])
+    await log.append([flood.next(payload=b"x" * 900) for _ in range(50)])
+    before = await log.bytes()
+    assert await log.prune({}, 25_000) > 0
+    assert 24_000 < await log.bytes() <= 25_000 < before
+    assert len(await log.after("servers.cpu", 0, 1 << 20)) == 5
+    assert len(await log.after(PRODUCT, 0, 1 << 20)) == 1
+    left = await log.after("servers.memory", 0, 1 << 20)
+    # The oldest went, and who stands before them is told so.
+    assert 0 < len(left) < 50
+    assert (await log.extent("servers.memory")).pruned_through == left[0].offset - 1
+    # What the state of an inventory needs stays, whatever the bound says.
+    assert await log.prune({}, 1) > 0
+    assert len(await log.after(PRODUCT, 0, 1 << 20)) == 1
 
 
 async def test_pages_show_the_state_at_one_position(log: ProductLog) -> None:

@@ -1,6 +1,9 @@
 """Streams of a domain on the real wire: gaps are told, nothing is missed, and a cut leaves nothing behind."""
 
 import asyncio
+import contextlib
+import os
+import sqlite3
 import threading
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -15,8 +18,9 @@ from telltale.api.mesh.v1.stream_pb2 import SubscribeRequest, WatchRequest
 from telltale.api.servers.v1.inventory_pb2_grpc import InventoryStub
 from telltale.domain import subscribe
 from telltale.domain.subscribe import Subscriptions
+from telltale.errors import Damaged, Unavailable
 from tests.support.batches import CONTRACTS, DISK_USAGE, INVENTORY, Chain, disk_usage, host
-from tests.support.domain import Running
+from tests.support.domain import Running, running
 from tests.support.mesh import Mesh
 
 
@@ -36,6 +40,72 @@ async def frames(servers: Running, mesh: Mesh, request: SubscribeRequest) -> Asy
                 yield SealedFrame.FromString(frame)
         finally:
             call.cancel()
+
+
+async def test_a_damaged_batch_is_a_gap_in_its_place_and_the_stream_goes_on(
+    servers: Running, mesh: Mesh, tmp_path: Path
+) -> None:
+    log = servers.domain.log
+    async with servers.source(mesh.workload("servers", "/agent/web1"), tmp_path / "spool.db") as source:
+        for name in ("/a", "/b", "/c"):
+            await source.publish(DISK_USAGE, [disk_usage(name)])
+    first, second, third = await log.after(DISK_USAGE, 0, 1 << 20)
+    with contextlib.closing(sqlite3.connect(tmp_path / "servers" / "log.db")) as db, db:
+        db.execute("UPDATE batches SET batch = zeroblob(length(batch)) WHERE offset = ?", (second.offset,))
+    stream = frames(servers, mesh, SubscribeRequest())
+    assert [batch.SerializeToString() for batch in (await anext(stream)).batches] == [first.batch]
+    gap = (await anext(stream)).gap
+    assert gap.reason == GapReason.GAP_REASON_DAMAGED
+    assert (gap.log, gap.after_offset) == (log.id, first.offset)
+    assert gap.resumed == Position(product=DISK_USAGE, log=log.id, offset=third.offset)
+    assert [batch.SerializeToString() for batch in (await anext(stream)).batches] == [third.batch]
+    await stream.aclose()
+
+
+async def test_a_watch_is_told_that_the_state_lacks_a_damaged_batch(
+    servers: Running, mesh: Mesh, tmp_path: Path
+) -> None:
+    async with servers.source(mesh.workload("servers", "/agent/web1"), tmp_path / "spool.db") as source:
+        await source.snapshot(INVENTORY, [host("a")])
+        await source.publish(INVENTORY, [host("b")])
+    with contextlib.closing(sqlite3.connect(tmp_path / "servers" / "log.db")) as db, db:
+        db.execute("UPDATE batches SET signer = 'x' WHERE offset = 1")
+    reader = mesh.workload("operators", "/ann")
+    async with servers.channel(reader) as channel, asyncio.timeout(10):
+        call = InventoryStub(channel).Watch(WatchRequest(), metadata=await servers.metadata(reader))
+        assert (await call.read()).gap.reason == GapReason.GAP_REASON_DAMAGED
+        assert len((await call.read()).batches) == 1
+        assert (await call.read()).HasField("sync")
+        call.cancel()
+
+
+async def test_a_malformed_log_ends_the_service_once_and_is_another_log_after_that(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    agent, spool = mesh.workload("servers", "/agent/web1"), tmp_path / "spool.db"
+    async with running(mesh, tmp_path) as service, service.source(agent, spool) as source:
+        await source.publish(DISK_USAGE, [disk_usage("/a")])
+    known = service.domain.log.id
+    path = tmp_path / "servers" / "log.db"
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        (root,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'batches'").fetchone()
+    with os.fdopen(os.open(path, os.O_RDWR), "r+b") as file:
+        file.seek((root - 1) * 4096)
+        file.write(b"\0" * 8)
+    with pytest.raises(ExceptionGroup) as ended:
+        async with running(mesh, tmp_path) as service, asyncio.timeout(20):
+            with contextlib.suppress(Unavailable):
+                await service.domain.log.after(DISK_USAGE, 0, 1 << 20)
+            await asyncio.Event().wait()
+    assert ended.group_contains(Damaged)
+    async with running(mesh, tmp_path) as service, service.source(agent, spool) as source:
+        await source.publish(DISK_USAGE, [disk_usage("/b")])
+        asked = Position(product=DISK_USAGE, log=known, offset=1)
+        stream = frames(service, mesh, SubscribeRequest(cursor=Cursor(positions=[asked])))
+        assert (await anext(stream)).gap.reason == GapReason.GAP_REASON_LOG_REPLACED
+        while not (frame := await anext(stream)).batches:
+            assert frame.HasField("sync")
+        await stream.aclose()
 
 
 async def test_a_cursor_older_than_retention_gives_a_gap_and_what_follows(

@@ -14,7 +14,8 @@ STREAM_GAP = Detection(
     purpose="Batches were gone before they could be read, so what they held was never looked at.",
     quiet=timedelta(minutes=15),
     rule=Faults(
-        frozenset({Wrong.RETENTION, Wrong.LOG_REPLACED}), "A part of {product} can no longer be had ({wrong})"
+        frozenset({Wrong.RETENTION, Wrong.LOG_REPLACED, Wrong.DAMAGED}),
+        "A part of {product} can no longer be had ({wrong})",
     ),
     examples=(
         Example(
@@ -25,6 +26,11 @@ STREAM_GAP = Detection(
         Example(
             "the log was replaced",
             told=[(0, []), (10, Wrong.LOG_REPLACED)],
+            finds=[("OPEN", "servers.disk_usage", "")],
+        ),
+        Example(
+            "a part of the log is damaged",
+            told=[(0, []), (10, Wrong.DAMAGED), (20, [])],
             finds=[("OPEN", "servers.disk_usage", "")],
         ),
         Example("the stream goes on", told=[(0, []), (10, [])]),

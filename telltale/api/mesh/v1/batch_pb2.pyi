@@ -36,6 +36,7 @@ class GapReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     GAP_REASON_UNSPECIFIED: _ClassVar[GapReason]
     GAP_REASON_LOG_REPLACED: _ClassVar[GapReason]
     GAP_REASON_RETENTION: _ClassVar[GapReason]
+    GAP_REASON_DAMAGED: _ClassVar[GapReason]
 LOSS_REASON_UNSPECIFIED: LossReason
 LOSS_REASON_METHOD: LossReason
 LOSS_REASON_UPSTREAM: LossReason
@@ -51,6 +52,7 @@ ORIGIN_OBSERVED: Origin
 GAP_REASON_UNSPECIFIED: GapReason
 GAP_REASON_LOG_REPLACED: GapReason
 GAP_REASON_RETENTION: GapReason
+GAP_REASON_DAMAGED: GapReason
 
 class Header(_message.Message):
     __slots__ = ("product", "source", "epoch", "sequence", "record_count", "first_event_time", "last_event_time", "sealed_time", "payload_sha256", "previous_header_sha256", "schema_sha256", "signer_sha256", "snapshot", "losses", "holes", "origin", "replay_run")

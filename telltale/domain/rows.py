@@ -1,0 +1,196 @@
+"""The rows of a log: batches with a checksum each, and who signed them. All SQL on them stands here."""
+
+import json
+import sqlite3
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from telltale.api.mesh.v1.batch_pb2 import Delivery, Header
+from telltale.pages import Value
+from telltale.seal.sealing import sha256
+from telltale.sqlite import add_column
+from telltale.wire import field
+
+SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
+    """CREATE TABLE IF NOT EXISTS batches (
+        offset INTEGER PRIMARY KEY AUTOINCREMENT, product TEXT NOT NULL, source TEXT NOT NULL,
+        epoch INTEGER NOT NULL, sequence INTEGER NOT NULL, header_sha256 BLOB NOT NULL,
+        signer TEXT NOT NULL, received_ms INTEGER NOT NULL, batch BLOB NOT NULL, checksum INTEGER,
+        UNIQUE (source, product, epoch, sequence)
+    ) STRICT""",
+    "CREATE INDEX IF NOT EXISTS batches_by_product ON batches (product, offset)",
+    "CREATE INDEX IF NOT EXISTS batches_by_time ON batches (product, received_ms)",
+    "CREATE TABLE IF NOT EXISTS certificates (sha256 TEXT PRIMARY KEY, der BLOB NOT NULL) STRICT",
+    "CREATE TABLE IF NOT EXISTS signers (sha256 TEXT PRIMARY KEY, certificates TEXT NOT NULL) STRICT",
+    "CREATE TABLE IF NOT EXISTS schemas (sha256 TEXT PRIMARY KEY, data BLOB NOT NULL) STRICT",
+    "CREATE TABLE IF NOT EXISTS pruned (product TEXT PRIMARY KEY, through INTEGER NOT NULL) STRICT",
+    # Bytes of each product's batches, kept by triggers: in the same transaction, whoever adds or deletes.
+    "CREATE TABLE IF NOT EXISTS sizes (product TEXT PRIMARY KEY, bytes INTEGER NOT NULL) STRICT",
+    """CREATE TRIGGER IF NOT EXISTS batch_added AFTER INSERT ON batches BEGIN
+        INSERT INTO sizes VALUES (new.product, length(new.batch))
+        ON CONFLICT (product) DO UPDATE SET bytes = bytes + excluded.bytes; END""",
+    """CREATE TRIGGER IF NOT EXISTS batch_deleted AFTER DELETE ON batches BEGIN
+        UPDATE sizes SET bytes = bytes - length(old.batch) WHERE product = old.product; END""",
+)
+# What `read` wants of a query, of the table `b`.
+# Texts as bytes: a damaged one may be none.
+COLUMNS = (
+    "b.offset, CAST(b.product AS BLOB), CAST(b.source AS BLOB), b.epoch, b.sequence, b.header_sha256,"
+    " CAST(b.signer AS BLOB), b.received_ms, b.batch, b.checksum"
+)
+
+
+# Of the table itself, and which of them are text when the offset is left out.
+_COLUMN_COUNT = 10
+_TEXTS = (0, 1, 5)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A durable batch, as it is delivered. batch: bytes of a SealedBatch with delivery."""
+
+    offset: int
+    batch: bytes
+    signer: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies behind an offset: whole batches, or else batches that do not hold any more, never both.
+
+    damaged: their offsets. pruned_through: how far retention had passed at that moment.
+    """
+
+    entries: Sequence[Entry] = ()
+    damaged: Sequence[int] = ()
+    pruned_through: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.entries or self.damaged)
+
+
+def upgrade(db: sqlite3.Connection) -> None:
+    """Brings a file of an earlier version up."""
+    add_column(db, "batches", "checksum", "INTEGER")
+    if not db.execute("SELECT 1 FROM sizes LIMIT 1").fetchone():
+        count_bytes(db)
+
+
+def count_bytes(db: sqlite3.Connection) -> None:
+    """Counts anew what the triggers count from then on."""
+    db.execute("DELETE FROM sizes")
+    db.execute("INSERT INTO sizes SELECT product, sum(length(batch)) FROM batches GROUP BY product")
+
+
+def last_offset(db: sqlite3.Connection) -> int:
+    """The highest offset that was ever given, kept or not."""
+    row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'batches'").fetchone()
+    return int(row[0]) if row else 0
+
+
+def skip_to(db: sqlite3.Connection, offset: int) -> None:
+    """Gives offsets beyond this one only."""
+    if (
+        db.execute("UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'batches'", (offset,)).rowcount
+        == 0
+    ):
+        db.execute("INSERT INTO sqlite_sequence VALUES ('batches', ?)", (offset,))
+
+
+def insert(
+    db: sqlite3.Connection, header: Header, header_sha256: bytes, signer: str, now_ms: int, batch: bytes
+) -> int:
+    """Keeps a batch, and returns its offset."""
+    offset, product, source = last_offset(db) + 1, header.product, header.source
+    place = header.epoch, header.sequence, header_sha256
+    checksum = _checksum((offset, product.encode(), source.encode(), *place, signer.encode(), now_ms, batch))
+    db.execute(
+        "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (offset, product, source, *place, signer, now_ms, batch, checksum),
+    )
+    return offset
+
+
+def read(log: str, rows: Iterable[tuple[Any, ...]], max_bytes: int) -> Found:
+    """The first whole batches up to a size, at least one; or the damaged ones before them."""
+    entries: list[Entry] = []
+    damaged: list[int] = []
+    size = 0
+    for *row, checksum in rows:
+        offset, signer, received_ms, batch = row[0], row[6], row[7], row[8]
+        # None: it was stored before batches had checksums.
+        if checksum is not None and checksum != _checksum(row):
+            if entries:
+                break
+            damaged.append(offset)
+            continue
+        size += len(batch)
+        if damaged or (entries and size > max_bytes):
+            break
+        delivery = Delivery(log=log, offset=offset)
+        delivery.received_time.FromMilliseconds(received_ms)
+        # Appending a field to the bytes is the same as setting it on the message.
+        delivered = batch + field(4, delivery.SerializeToString())
+        entries.append(Entry(offset, delivered, signer.decode()))
+    return Found(entries, damaged)
+
+
+def adopt(db: sqlite3.Connection, strays: Iterable[tuple[int, tuple[Value, ...]]]) -> None:
+    """Takes of a damaged file's rows the whole batches that are missing here and retention has not passed."""
+    through = dict(db.execute("SELECT product, through FROM pruned"))
+    statement = f"INSERT OR IGNORE INTO batches VALUES ({', '.join('?' * _COLUMN_COUNT)})"
+    for offset, row in strays:
+        if len(row) != _COLUMN_COUNT or row[-1] is None or row[-1] != _checksum((offset, *row[1:-1])):
+            continue
+        facts: list[Any] = list(row[1:])
+        for place in _TEXTS:
+            facts[place] = facts[place].decode()
+        if offset > through.get(facts[0], 0):
+            db.execute(statement, (offset, *facts))
+
+
+def _checksum(row: Sequence[Any]) -> int:
+    """Over all that the row says, its place included. CRC-32 finds any burst of flips up to 32 bits."""
+    *facts, batch = row
+    # A flip may have made it something else than bytes.
+    return zlib.crc32(batch, zlib.crc32(repr(facts).encode())) if isinstance(batch, bytes) else -1
+
+
+def pruned_through(db: sqlite3.Connection, product: str) -> int:
+    row = db.execute("SELECT through FROM pruned WHERE product = ?", (product,)).fetchone()
+    return row[0] if row else 0
+
+
+def keep_signer(db: sqlite3.Connection, certificates: Sequence[bytes]) -> str:
+    names = [sha256(der).hex() for der in certificates]
+    if not db.execute("SELECT 1 FROM signers WHERE sha256 = ?", (names[0],)).fetchone():
+        db.executemany(
+            "INSERT OR IGNORE INTO certificates VALUES (?, ?)", zip(names, certificates, strict=True)
+        )
+        db.execute("INSERT INTO signers VALUES (?, ?)", (names[0], json.dumps(names)))
+    return names[0]
+
+
+def certificates_of(db: sqlite3.Connection, signer: str) -> tuple[bytes, ...]:
+    """A signer's chain, leaf first; without what does not hold any more."""
+    row = db.execute("SELECT certificates FROM signers WHERE sha256 = ?", (signer,)).fetchone()
+    names = json.loads(row[0]) if row else []
+    found = (
+        db.execute("SELECT der FROM certificates WHERE sha256 = ?", (name,)).fetchone() for name in names
+    )
+    return tuple(
+        row[0] for name, row in zip(names, found, strict=True) if row and sha256(row[0]).hex() == name
+    )
+
+
+def schemas(db: sqlite3.Connection) -> list[bytes]:
+    """Those that still are what their digest says."""
+    rows = db.execute("SELECT sha256, data FROM schemas ORDER BY rowid").fetchall()
+    for digest, data in rows:
+        if sha256(data).hex() != digest:
+            # Its sources register it again.
+            db.execute("DELETE FROM schemas WHERE sha256 = ?", (digest,))
+    return [data for digest, data in rows if sha256(data).hex() == digest]
