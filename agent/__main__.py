@@ -74,7 +74,9 @@ async def _collect(
 async def _tell_status(settings: AgentSettings, host: Host, source: Source, me: Workload) -> None:
     while True:
         usage = await source.usage()
-        host.agent.spool = SpoolStatus(bytes=usage.bytes, batches=usage.batches)
+        host.agent.spool = SpoolStatus(
+            usage.bytes, usage.batches, usage.limit_bytes, source.batches_shed, source.records_lost
+        )
         ends = me.credentials.not_after.timestamp()
         name = str(me.spiffe_id)
         await asyncio.to_thread(status_file.write, settings.state, host.agent, name, source.last_ack, ends)

@@ -29,6 +29,10 @@ RETRY_BROKEN_SECONDS = 30.0
 # How long what a watch tells is gathered into one batch.
 GATHER_SECONDS = 1.0
 
+_NO_ROOM = (
+    "the spool is full of what may not be shed: records are counted as lost until the domain takes some"
+)
+
 
 class Lane:
     """Runs one collector for ever and hands what it yields to its outlet."""
@@ -135,12 +139,16 @@ class Lane:
     async def _hand_on(self, records: list[Message], losses: list[Loss], duration: float = 0.0) -> None:
         lost = sum(loss.records for loss in losses)
         try:
-            await self._outlet.put(records, losses)
+            kept = await self._outlet.put(records, losses)
             await self._threads.run(lambda: self._host.positions.save(self._outlet.product))
         except Exception as failed:
             detail = f"what was collected could not be kept: {_sentence(failed)}"
             self._outlet.lose(Loss(records=len(records), reason=LOSS_REASON_FAILURE, detail=detail))
             self._tell(State.FAILING, detail, runs=1, failures=1, lost=lost + len(records))
+            return
+        if not kept:
+            # Looking goes on, so that what is lost is counted; the sink has declared it already.
+            self._tell(State.FAILING, _NO_ROOM, duration, runs=1, lost=lost + len(records))
             return
         reason = "; ".join(part for part in (self._lesser_way, self._collector.limited) if part)
         state = State.DEGRADED if reason else State.OK

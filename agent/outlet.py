@@ -32,12 +32,15 @@ class Sink(Protocol):
         *,
         removed: Sequence[Message] = (),
         losses: Sequence[Loss] = (),
-    ) -> None:
-        """Keeps the records durably. Nothing at all is a sign of life: an empty batch."""
+    ) -> bool:
+        """Keeps the records durably. Nothing at all is a sign of life: an empty batch.
+
+        False when there is no room: they are not kept, and declared as lost.
+        """
         ...
 
-    async def snapshot(self, product: str, records: Sequence[Message]) -> None:
-        """Keeps the whole state of an inventory, which replaces what was there."""
+    async def snapshot(self, product: str, records: Sequence[Message]) -> bool:
+        """Keeps the whole state of an inventory, which replaces what was there. False as for publish."""
         ...
 
 
@@ -56,19 +59,22 @@ class Outlet:
         self._losses: dict[tuple[LossReason, str], int] = {}
         self._published_at = clock()
 
-    async def put(self, records: Sequence[Message], losses: Sequence[Loss] = ()) -> None:
+    async def put(self, records: Sequence[Message], losses: Sequence[Loss] = ()) -> bool:
         """Hands records on; for an inventory they are its whole state, of which only the difference travels.
 
         Losses wait for the next batch: a method that always misses something makes no batches by that.
+        False when the sink had no room for them.
         """
         for loss in losses:
             self.lose(loss)
+        kept = True
         if self._inventory is not None:
-            await self._put_inventory(self._inventory, records)
+            kept = await self._put_inventory(self._inventory, records)
         elif records:
-            await self._publish(records)
+            kept = await self._publish(records)
         if self._clock() - self._published_at >= self._quiet_seconds:
-            await self._publish(())
+            kept = await self._publish(()) and kept
+        return kept
 
     def lose(self, loss: Loss) -> None:
         """Declares a loss with the next batch."""
@@ -77,31 +83,34 @@ class Outlet:
             place = next(reversed(self._losses))
         self._losses[place] = self._losses.get(place, 0) + loss.records
 
-    async def _put_inventory(self, inventory: "_Inventory", records: Sequence[Message]) -> None:
+    async def _put_inventory(self, inventory: "_Inventory", records: Sequence[Message]) -> bool:
+        kept = True
         state = inventory.state(records)
         holes, now = self._sink.holes_declared, self._clock()
         if inventory.needs_snapshot(now, holes):
-            await self._sink.snapshot(self.product, tuple(state.values()))
+            kept = await self._sink.snapshot(self.product, tuple(state.values()))
             inventory.snapshot_taken(now, holes)
             self._published_at = now
             if self._losses:
-                await self._publish(())
+                kept = await self._publish(()) and kept
         else:
             changed, removed = inventory.difference(state)
             if changed or removed:
                 # Until the difference is durable the last state is not what the domain will have.
                 inventory.forget()
-                await self._publish(changed, removed)
+                kept = await self._publish(changed, removed)
         inventory.remember(state)
+        return kept
 
-    async def _publish(self, records: Sequence[Message], removed: Sequence[Message] = ()) -> None:
+    async def _publish(self, records: Sequence[Message], removed: Sequence[Message] = ()) -> bool:
         losses = [
             Loss(records=count, reason=reason, detail=detail)
             for (reason, detail), count in self._losses.items()
         ]
-        await self._sink.publish(self.product, records, removed=removed, losses=losses)
+        kept = await self._sink.publish(self.product, records, removed=removed, losses=losses)
         self._losses.clear()
         self._published_at = self._clock()
+        return kept
 
 
 class _Inventory:

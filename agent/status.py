@@ -34,10 +34,16 @@ class CollectorStatus:
 
 @dataclass(frozen=True)
 class SpoolStatus:
-    """What is not acked yet."""
+    """What is not acked yet, and what a full spool has cost since the start.
+
+    shed: batches of samples that were given up for newer ones. lost: records of other kinds, without room.
+    """
 
     bytes: int = 0
     batches: int = 0
+    limit_bytes: int = 0
+    shed: int = 0
+    lost: int = 0
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def write(
         "source": source,
         "last_ack": last_ack,
         "certificate_ends": certificate_ends,
-        "spool": {"bytes": status.spool.bytes, "batches": status.spool.batches},
+        "spool": asdict(status.spool),
         "records": status.records,
         "lost": status.lost,
         "collectors": {
@@ -62,7 +63,14 @@ def check(directory: Path, now: float) -> str:
     working = sum(state in ("ok", "degraded") for state in states)
     if not working:
         raise Precondition(f"none of the {len(states)} collectors works; {path} says why")
-    return (
+    spool = status["spool"]
+    line = (
         f"{status['source']}: {working} of {len(states)} collectors work, "
-        f"{status['records']} records collected, {status['spool']['batches']} batches wait"
+        f"{status['records']} records collected, {spool['batches']} batches wait"
     )
+    if spool["shed"] or spool["lost"]:
+        line += (
+            f"; the spool was full: {spool['shed']} batches of samples shed, {spool['lost']} records lost "
+            "since the start"
+        )
+    return line

@@ -4,18 +4,19 @@ SQLite finds damage in its own structure when it comes across it, which may be l
 So whoever notices leaves a mark, ends, and recovers at its next start.
 """
 
+import asyncio
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from telltale.errors import Unavailable
+from telltale.errors import Damaged, Unavailable
 from telltale.pages import Value, leaf_rows
-from telltale.sqlite import connect
+from telltale.sqlite import Database, connect
 
 # Looks at parts of one table that may fail: a damaged leaf costs a few, an inner page some thousands.
 _MAX_FAILURES = 50_000
@@ -53,6 +54,17 @@ def recover_if_marked(path: Path, schema: Iterable[str], mend: Mend) -> Salvaged
     if _beside(path, "malformed").exists():
         return recover(path, schema, mend)
     return None
+
+
+async def open_or_recover(database: Database, path: Path, schema: Sequence[str], mend: Mend) -> None:
+    """Opens a database, and recovers its file before that when it is damaged."""
+    await asyncio.to_thread(recover_if_marked, path, schema, mend)
+    try:
+        await database.__aenter__()
+    except Damaged:
+        await asyncio.to_thread(recover, path, schema, mend)
+        database.damaged.clear()
+        await database.__aenter__()
 
 
 def recover(path: Path, schema: Iterable[str], mend: Mend) -> Salvaged:

@@ -69,6 +69,16 @@ def product_table(snapshot: Snapshot, now: datetime, most: int = _TALL) -> Table
     return table
 
 
+def gap_table(snapshot: Snapshot) -> Table:
+    """A line for each product and reason of what can no longer be had."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("PRODUCT", "GAPS", "REASON", "LAST NOTICED"):
+        table.add_column(name, justify="right" if name == "GAPS" else "left", no_wrap=True)
+    for gap in snapshot.gaps:
+        table.add_row(Text(printable(gap.product)), f"{gap.gaps:,}", printable(gap.reason), gap.noticed)
+    return table
+
+
 def process_line(snapshot: Snapshot) -> Text:
     """The processes in one line: how many run, and which do not."""
     running = sum(process.state is State.RUNNING for process in snapshot.processes)

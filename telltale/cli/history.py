@@ -12,7 +12,7 @@ from typing import Any
 
 from telltale.cli import show
 from telltale.cli.home import Home
-from telltale.cli.snapshot import FindingView
+from telltale.cli.snapshot import FindingView, GapView
 from telltale.errors import Precondition, Unavailable
 from telltale.naming import table_name
 
@@ -42,6 +42,21 @@ def stored(database: Path) -> Mapping[str, Stored]:
             return {}
         rows = connection.execute("SELECT product, records, last_received_time FROM products")
         return {row["product"]: Stored(row["records"], _time(row["last_received_time"])) for row in rows}
+
+
+def gaps(database: Path) -> tuple[GapView, ...]:
+    """What can no longer be had of each product, the latest first."""
+    with _reading(database) as connection:
+        if connection is None or not _has_table(connection, "gaps"):
+            return ()
+        rows = connection.execute(
+            "SELECT product, reason, count(*), max(noticed_time) FROM gaps GROUP BY product, reason"
+            " ORDER BY max(noticed_time) DESC, product"
+        )
+        return tuple(
+            GapView(product, reason.lower(), count, str(noticed)[:19])
+            for product, reason, count, noticed in rows
+        )
 
 
 def latest_findings(database: Path, limit: int) -> tuple[tuple[FindingView, ...], int]:

@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from telltale.api.mesh.v1.catalog_pb2 import CatalogEntry, CatalogState
 from telltale.api.mesh.v1.product_pb2 import Kind
-from telltale.cli.history import Stored, latest_findings, stored
+from telltale.cli.history import Stored, gaps, latest_findings, stored
 from telltale.cli.home import Home
 from telltale.cli.operator import Operator, operator
 from telltale.cli.snapshot import FindingView, Lags, ProductView, Rates, Snapshot
@@ -46,10 +46,11 @@ class Observer:
         """The mesh now."""
         # In this order nothing seems to be stored before it came in.
         rows, findings, total = await asyncio.to_thread(_read, self._home)
+        missing = await asyncio.to_thread(gaps, self._home.database)
         await self._ask_catalog()
         now = datetime.now(UTC)
         products = tuple(self._view(entry, rows, now) for entry in self._entries)
-        return Snapshot(products, tuple(processes), findings, total, self._problem)
+        return Snapshot(products, tuple(processes), findings, total, self._problem, missing)
 
     async def counted_again(self, snapshot: Snapshot) -> Snapshot:
         """The snapshot with what the database holds now; what is stored since has come in since."""

@@ -46,6 +46,18 @@ class FindingView:
 
 
 @dataclass(frozen=True)
+class GapView:
+    """Gaps of one kind in what the database has of a product: something can no longer be had."""
+
+    product: str
+    # Why, in the contract's word: `retention`, `log_replaced` or `damaged`.
+    reason: str
+    gaps: int
+    # When the last of them was noticed.
+    noticed: str
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """Everything that is shown. `problem` says why the catalog is not known now."""
 
@@ -54,6 +66,7 @@ class Snapshot:
     findings: tuple[FindingView, ...] = ()
     findings_total: int = 0
     problem: str = ""
+    gaps: tuple[GapView, ...] = ()
 
     @property
     def received(self) -> int:
@@ -76,6 +89,7 @@ class Snapshot:
             "records_in": self.received,
             "records_stored": self.stored,
             "findings": self.findings_total,
+            "gaps": [asdict(gap) for gap in self.gaps],
             "latest_findings": [asdict(finding) for finding in self.findings],
             "processes": [asdict(process) for process in self.processes],
         }

@@ -5,7 +5,7 @@ import sys
 from datetime import UTC, datetime
 
 from telltale.cli import show
-from telltale.cli.dashboard import product_table, totals
+from telltale.cli.dashboard import gap_table, product_table, totals
 from telltale.cli.home import Home
 from telltale.cli.observe import Observer
 from telltale.cli.operator import operator
@@ -26,3 +26,6 @@ async def status(home: Home, *, as_json: bool) -> None:
     show.mapping(facts)
     sys.stdout.write(f"\n{snapshot.problem or totals(snapshot)}\n\n")
     show.draw(product_table(snapshot, datetime.now(UTC)))
+    if snapshot.gaps:
+        sys.stdout.write("\nA part of these can no longer be had:\n\n")
+        show.draw(gap_table(snapshot))

@@ -93,17 +93,13 @@ class ProductLog:
 
     async def __aenter__(self) -> Self:
         """Recovers a file that is damaged. A log that lacks what it once handed out gets another id."""
-        await asyncio.to_thread(salvage.recover_if_marked, self._path, _SCHEMA, _mend)
-        try:
-            await self._database.__aenter__()
-        except Damaged:
-            await asyncio.to_thread(salvage.recover, self._path, _SCHEMA, _mend)
-            self._database = Database(self._path, _SCHEMA, rows.upgrade)
-            await self._database.__aenter__()
+        await salvage.open_or_recover(self._database, self._path, _SCHEMA, _mend)
         try:
             await self._take_up()
-        except BaseException:
+        except BaseException as failed:
             await self._database.__aexit__(None, None, None)
+            if isinstance(failed, Damaged):
+                await asyncio.to_thread(salvage.mark, self._path)
             raise
         return self
 

@@ -2,10 +2,12 @@
 
 import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from google.protobuf.message import DecodeError
 
 from telltale.api.mesh.v1.batch_pb2 import HoleReason, LossReason
 from telltale.errors import NotFound, Unavailable
@@ -92,8 +94,11 @@ def _sealed(db: sqlite3.Connection, identifier: int | None) -> datetime | None:
     if identifier is None:
         return None
     (batch,) = db.execute("SELECT batch FROM batches WHERE id = ?", (identifier,)).fetchone()
-    sealed: datetime = header_of(batch).sealed_time.ToDatetime(tzinfo=UTC)
-    return sealed
+    with suppress(DecodeError):
+        sealed: datetime = header_of(batch).sealed_time.ToDatetime(tzinfo=UTC)
+        return sealed
+    # Damaged; it is given up when it is its turn.
+    return None
 
 
 def _missing(db: sqlite3.Connection) -> list[Missing]:

@@ -25,7 +25,7 @@ class Publish(Protocol):
 
     async def __call__(
         self, product: str, records: Sequence[Message], *, losses: Sequence[Loss] = ()
-    ) -> None: ...
+    ) -> object: ...
 
 
 @asynccontextmanager

@@ -26,8 +26,9 @@ from telltale.identity.workload import Workload
 from telltale.naming import server_name
 from telltale.rpc.client import answered, backoff, call_metadata, stream_metadata
 from telltale.seal.sealing import sha256
+from telltale.source.drafts import Resealer
 from telltale.source.rows import Spooled
-from telltale.source.spool import Resealer, Spool, reason_name
+from telltale.source.spool import Spool, reason_name
 
 log = structlog.get_logger(__name__)
 

@@ -1,14 +1,19 @@
 """The rows of a spool: chains, batches and their signers. All SQL on them stands here."""
 
+import contextlib
 import json
 import sqlite3
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from telltale.api.mesh.v1.batch_pb2 import Header, SealedBatch
+from google.protobuf.message import DecodeError
+
+from telltale.api.mesh.v1.batch_pb2 import Header, Hole, HoleReason, Loss, LossReason, SealedBatch
 from telltale.seal.chain import Head
 from telltale.seal.sealing import sha256
 from telltale.source import declarations
+from telltale.sqlite import add_column
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS chains (
@@ -18,7 +23,7 @@ SCHEMA = (
     """CREATE TABLE IF NOT EXISTS batches (
         id INTEGER PRIMARY KEY AUTOINCREMENT, product TEXT NOT NULL, epoch INTEGER NOT NULL,
         sequence INTEGER NOT NULL, records INTEGER NOT NULL, sheddable INTEGER NOT NULL,
-        batch BLOB NOT NULL, certificates TEXT NOT NULL
+        batch BLOB NOT NULL, certificates TEXT NOT NULL, checksum INTEGER
     ) STRICT""",
     "CREATE INDEX IF NOT EXISTS batches_by_chain ON batches (product, epoch, sequence)",
     """CREATE TABLE IF NOT EXISTS certificates (sha256 TEXT PRIMARY KEY, der BLOB NOT NULL) STRICT""",
@@ -39,7 +44,10 @@ _COUNT = f"SELECT coalesce(sum(length(batch) + {ROW_BYTES}), 0) FROM batches"
 
 @dataclass(frozen=True)
 class Spooled:
-    """A batch on disk that is not acked yet. `batch`: bytes of a SealedBatch."""
+    """A batch on disk that is not acked yet. `batch`: bytes of a SealedBatch.
+
+    damaged: these are not the bytes that were kept.
+    """
 
     id: int
     product: str
@@ -47,6 +55,12 @@ class Spooled:
     sequence: int
     batch: bytes
     certificates: tuple[bytes, ...]
+    damaged: bool = False
+
+
+def upgrade(db: sqlite3.Connection) -> None:
+    """Brings a file of an earlier version up."""
+    add_column(db, "batches", "checksum", "INTEGER")
 
 
 def insert(
@@ -59,9 +73,9 @@ def insert(
     """Keeps a batch (product, epoch, sequence, records, sheddable, bytes); returns the bytes it takes."""
     names = _keep_certificates(db, certificates)
     cursor = db.execute(
-        "INSERT INTO batches (product, epoch, sequence, records, sheddable, batch, certificates)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (*row, names),
+        "INSERT INTO batches (product, epoch, sequence, records, sheddable, batch, certificates, checksum)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (*row, names, zlib.crc32(row[-1])),
     )
     if late:
         db.execute("INSERT INTO late VALUES (?, ?)", (cursor.lastrowid, row[0]))
@@ -72,7 +86,10 @@ def replace(db: sqlite3.Connection, identifier: int, batch: bytes, certificates:
     """Puts another batch into the place of one; returns by how many bytes it is larger."""
     (before,) = db.execute("SELECT length(batch) FROM batches WHERE id = ?", (identifier,)).fetchone()
     names = _keep_certificates(db, certificates)
-    db.execute("UPDATE batches SET batch = ?, certificates = ? WHERE id = ?", (batch, names, identifier))
+    db.execute(
+        "UPDATE batches SET batch = ?, certificates = ?, checksum = ? WHERE id = ?",
+        (batch, names, zlib.crc32(batch), identifier),
+    )
     return len(batch) - int(before)
 
 
@@ -97,6 +114,14 @@ def count_bytes(db: sqlite3.Connection) -> int:
     return int(db.execute(_COUNT).fetchone()[0])
 
 
+def damaged(db: sqlite3.Connection, product: str) -> list[int]:
+    """Batches that are not what was kept."""
+    rows = db.execute(
+        "SELECT id, batch, checksum FROM batches WHERE product = ? AND checksum IS NOT NULL", (product,)
+    )
+    return [identifier for identifier, batch, checksum in rows if zlib.crc32(batch) != checksum]
+
+
 def header_of(encoded: bytes) -> Header:
     return Header.FromString(SealedBatch.FromString(encoded).header)
 
@@ -107,17 +132,46 @@ def after(
     found: list[Spooled] = []
     size = 0
     selected = db.execute(
-        "SELECT id, product, epoch, sequence, batch, certificates FROM batches"
+        "SELECT id, product, epoch, sequence, batch, certificates, checksum FROM batches"
         " WHERE id > ? AND product NOT IN (SELECT value FROM json_each(?)) ORDER BY id LIMIT ?",
         (last_id, json.dumps(sorted(without)), max_batches),
     )
-    for identifier, product, epoch, sequence, batch, names in selected:
+    for identifier, product, epoch, sequence, batch, names, checksum in selected:
         size += len(batch)
         if found and size > max_bytes:
             break
         signer = _certificates(db, json.loads(names))
-        found.append(Spooled(identifier, product, epoch, sequence, batch, signer))
+        damaged = checksum is not None and checksum != zlib.crc32(batch)
+        found.append(Spooled(identifier, product, epoch, sequence, batch, signer, damaged))
     return found
+
+
+def declare_missing(db: sqlite3.Connection, strays: object) -> None:
+    """Of a spool that was damaged and recovered: what its chains lack now is a hole, and more may be lost.
+
+    Nothing of acked batches is missing: they had gone.
+    """
+    detail = "the spool was damaged; what it held may be missing"
+    unknown = Loss(reason=LossReason.LOSS_REASON_FAILURE, detail=detail)
+    for (product,) in db.execute("SELECT product FROM chains UNION SELECT product FROM batches").fetchall():
+        declarations.add_loss(db, product, unknown)
+        waiting = db.execute(
+            "SELECT epoch, sequence, batch FROM batches WHERE product = ? ORDER BY id", (product,)
+        ).fetchall()
+        known = head(db, product)
+        if waiting and (known is None or waiting[-1][:2] > (known.epoch, known.sequence)):
+            epoch, sequence, batch = waiting[-1]
+            with contextlib.suppress(DecodeError):
+                known = Head(epoch, sequence, sha256(SealedBatch.FromString(batch).header))
+                set_head(db, product, known)
+        if not waiting or known is None:
+            continue
+        there = {sequence for epoch, sequence, _ in waiting if epoch == known.epoch}
+        for sequence in range(min(there, default=known.sequence + 1), known.sequence + 1):
+            if sequence not in there:
+                reason = HoleReason.HOLE_REASON_DAMAGED
+                hole = Hole(first_sequence=sequence, last_sequence=sequence, reason=reason)
+                declarations.add_hole(db, product, hole)
 
 
 def head(db: sqlite3.Connection, product: str) -> Head | None:

@@ -21,8 +21,9 @@ from telltale.contract.schema import Schema
 from telltale.errors import InvalidInput
 from telltale.identity.workload import Workload
 from telltale.seal.sealing import seal
+from telltale.source.drafts import Draft, Sealed
 from telltale.source.pusher import Pusher
-from telltale.source.spool import Draft, Sealed, Spool, SpoolFull, Usage
+from telltale.source.spool import Spool, SpoolFull, Usage
 from telltale.wire import fields
 
 # A batch is closed at these sizes: large enough to carry its fixed cost, small enough to move quickly.
@@ -86,19 +87,23 @@ class Source:
         self._tasks = asyncio.TaskGroup()
         self._holes_declared = 0
         self.records_published = 0
+        # Given up, oldest first, for newer ones.
+        self.batches_shed = 0
+        # Of kinds that are not shed, when there was no room.
         self.records_lost = 0
 
     async def __aenter__(self) -> Self:
         await self._spool.__aenter__()
         await self._tasks.__aenter__()
-        self._push = self._tasks.create_task(self._pusher.run())
+        self._running = [self._tasks.create_task(work) for work in (self._pusher.run(), self._spool.watch())]
         return self
 
     async def __aexit__(self, *exception: object) -> None:
         try:
             await self._pusher.drained(self._settings.drain.total_seconds())
         finally:
-            self._push.cancel()
+            for task in self._running:
+                task.cancel()
             try:
                 await self._tasks.__aexit__(None, None, None)
             finally:
@@ -128,23 +133,26 @@ class Source:
         *,
         removed: Sequence[Message] = (),
         losses: Sequence[Loss] = (),
-    ) -> None:
+    ) -> bool:
         """Seals records and keeps them; they are pushed, in order, as soon as the domain can be reached.
 
-        What does not fit into the spool is counted and declared with the product's next batch.
+        False when the spool is full: they are not kept, and declared as lost with the product's next batch.
         Publishing nothing is a sign of life: a batch without records.
         """
         contract = self._contract(product)
         async with self._locks[product]:
             parts = list(_parts(contract, records, removed)) or [_EMPTY]
-            await self._append(contract, parts, None, losses)
+            return await self._append(contract, parts, None, losses)
 
-    async def snapshot(self, product: str, records: Sequence[Message]) -> None:
-        """Publishes everything that an inventory has; it replaces this source's state as a whole."""
+    async def snapshot(self, product: str, records: Sequence[Message]) -> bool:
+        """Publishes everything that an inventory has; it replaces this source's state as a whole.
+
+        False when the spool is full.
+        """
         contract = self._contract(product)
         async with self._locks[product]:
             parts = list(_parts(contract, records, ())) or [_EMPTY]
-            await self._append(contract, parts, Snapshot(id=uuid.uuid4().hex))
+            return await self._append(contract, parts, Snapshot(id=uuid.uuid4().hex))
 
     def _contract(self, product: str) -> Contract:
         contract = self._contracts.get(product)
@@ -159,7 +167,7 @@ class Source:
         parts: Sequence[_Part],
         snapshot: Snapshot | None,
         losses: Sequence[Loss] = (),
-    ) -> None:
+    ) -> bool:
         seals = []
         for index, part in enumerate(parts):
             place = None
@@ -179,10 +187,12 @@ class Source:
                 await self._spool.lose(contract.name, one)
             # A lost delta leaves the inventory wrong until the next snapshot.
             self._holes_declared += 1
-            return
+            return False
         self.records_published += count
         self._holes_declared += shed
+        self.batches_shed += shed
         self._pusher.wake()
+        return True
 
     def _seal(self, contract: Contract, draft: Draft, part: _Part, place: Snapshot | None) -> Sealed:
         header = Header(

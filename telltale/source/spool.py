@@ -3,6 +3,7 @@
 A chain's epoch, sequence and previous digest commit together with the batch and outlive its ack.
 """
 
+import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -10,41 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
-from telltale.api.mesh.v1.batch_pb2 import Hole, HoleReason, Loss, LossReason, SealedBatch
+import structlog
+from google.protobuf.message import DecodeError
+
+from telltale.api.mesh.v1.batch_pb2 import Header, Hole, HoleReason, Loss
 from telltale.api.mesh.v1.ingest_pb2 import ChainHead, Refusal, RefusalReason
-from telltale.errors import Unavailable
+from telltale.errors import Damaged, Unavailable
+from telltale.salvage import mark, open_or_recover
 from telltale.seal.chain import Head
 from telltale.seal.sealing import sha256
-from telltale.source import declarations, rows
+from telltale.source import declarations, resealing, rows
+from telltale.source.drafts import Draft, Resealer, Sealer
 from telltale.source.rows import Spooled
 from telltale.sqlite import Database
 
+log = structlog.get_logger(__name__)
+
 # Refusals that `refused` remembers for people.
 _MAX_REFUSED = 1000
-
-
-@dataclass(frozen=True)
-class Draft:
-    """What the spool gives whoever seals: the place in the chain, and what the header has to declare."""
-
-    epoch: int
-    sequence: int
-    previous_header_sha256: bytes
-    holes: tuple[Hole, ...] = ()
-    losses: tuple[Loss, ...] = ()
-
-
-@dataclass(frozen=True)
-class Sealed:
-    """A batch ready for the spool.
-
-    `certificates`: the signer's chain in DER. `late`: sealed when that had ended, so that nobody takes it.
-    """
-
-    batch: SealedBatch
-    records: int
-    certificates: tuple[bytes, ...]
-    late: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,8 +42,6 @@ class Usage:
 
 
 _T = TypeVar("_T")
-Sealer = Callable[[Draft], Sealed]
-Resealer = Callable[[Draft, SealedBatch], Sealed]
 
 
 class SpoolFull(Exception):
@@ -70,18 +52,32 @@ class Spool:
     """The batches of one source on disk. Use as `async with`; one process at a time."""
 
     def __init__(self, path: Path, max_bytes: int) -> None:
-        self._database = Database(path, rows.SCHEMA)
+        self._path = path
+        self._database = Database(path, rows.SCHEMA, rows.upgrade)
         self._max_bytes = max_bytes
         self._bytes = 0
         self._in_flight = 0
 
     async def __aenter__(self) -> Self:
-        await self._database.__aenter__()
-        self._bytes = await self._database.read(rows.count_bytes)
+        """Recovers what can be read of a damaged file; what it may lack is declared with the next batches."""
+        await open_or_recover(self._database, self._path, rows.SCHEMA, rows.declare_missing)
+        try:
+            self._bytes = await self._database.read(rows.count_bytes)
+        except BaseException as failed:
+            await self._database.__aexit__(None, None, None)
+            if isinstance(failed, Damaged):
+                await asyncio.to_thread(mark, self._path)
+            raise
         return self
 
     async def __aexit__(self, *exception: object) -> None:
         await self._database.__aexit__(None, None, None)
+
+    async def watch(self) -> None:
+        """Raises Damaged once the file is malformed: its owner ends, and recovers it at its next start."""
+        await self._database.damaged.wait()
+        await asyncio.to_thread(mark, self._path)
+        raise Damaged(f"{self._path} is malformed; it is recovered at the next start")
 
     async def append(
         self,
@@ -122,11 +118,15 @@ class Spool:
         def change(db: sqlite3.Connection) -> list[Spooled]:
             # In the writing thread, so that nothing is shed between looking and marking.
             found = rows.after(db, last_id, max_bytes, max_batches, without)
+            while damaged := [one for one in found if one.damaged]:
+                for product in {one.product for one in damaged}:
+                    self._give_up_damaged(db, product)
+                found = rows.after(db, last_id, max_bytes, max_batches, without)
             if found:
                 self._in_flight = found[-1].id
             return found
 
-        return await self._database.write(change)
+        return await self._write(change)
 
     def release(self) -> None:
         """Nothing is on its way any more."""
@@ -185,7 +185,8 @@ class Spool:
                     next_epoch = max(epoch, head.epoch + 1)
                 else:
                     continue
-                self._reseal(db, head.product, next_epoch, reseal)
+                self._give_up_damaged(db, head.product)
+                self._bytes += resealing.anew(db, head.product, next_epoch, reseal)
                 renewed.append(head.product)
             return renewed
 
@@ -201,7 +202,8 @@ class Spool:
         def change(db: sqlite3.Connection) -> list[str]:
             products = []
             for product, first in rows.late(db):
-                self._reseal_from(db, product, first, reseal)
+                self._give_up_damaged(db, product)
+                self._bytes += resealing.in_place(db, product, first, reseal)
                 products.append(product)
             db.execute("DELETE FROM late")
             return products
@@ -214,16 +216,19 @@ class Spool:
         def change(db: sqlite3.Connection) -> None:
             mine = rows.head(db, product)
             if mine is not None:
-                self._reseal(db, product, max(epoch, mine.epoch + 1), reseal)
+                self._give_up_damaged(db, product)
+                self._bytes += resealing.anew(db, product, max(epoch, mine.epoch + 1), reseal)
 
         await self._write(change)
 
     async def sealed_time(self, identifier: int) -> float | None:
-        """Unix time at which a batch was sealed; None when it is gone."""
+        """Unix time at which a batch was sealed; None when it is gone or damaged."""
 
         def question(db: sqlite3.Connection) -> float | None:
             row = db.execute("SELECT batch FROM batches WHERE id = ?", (identifier,)).fetchone()
-            return rows.header_of(row[0]).sealed_time.ToNanoseconds() / 1e9 if row is not None else None
+            with contextlib.suppress(DecodeError):
+                return rows.header_of(row[0]).sealed_time.ToNanoseconds() / 1e9 if row is not None else None
+            return None
 
         return await self._database.read(question)
 
@@ -274,22 +279,10 @@ class Spool:
             # What was shed may be of this very chain: sealed again, this batch declares it.
             shed += made
         rows.set_head(db, product, Head(head.epoch, head.sequence + 1, sha256(sealed.batch.header)))
-        self._keep(db, product, head.epoch, head.sequence + 1, sealed, encoded, sheddable)
+        row = (product, head.epoch, head.sequence + 1, sealed.records, int(sheddable), encoded)
+        self._bytes += rows.insert(db, row, sealed.certificates, late=sealed.late)
         declarations.made(db, product, holes)
         return shed, len(holes)
-
-    def _keep(
-        self,
-        db: sqlite3.Connection,
-        product: str,
-        epoch: int,
-        sequence: int,
-        sealed: Sealed,
-        encoded: bytes,
-        sheddable: bool,
-    ) -> None:
-        row = (product, epoch, sequence, sealed.records, int(sheddable), encoded)
-        self._bytes += rows.insert(db, row, sealed.certificates, late=sealed.late)
 
     def _make_room(self, db: sqlite3.Connection, wanted: int) -> int:
         """Sheds what it must, oldest first, and returns how many batches that were."""
@@ -309,7 +302,11 @@ class Spool:
         product, sequence, records, encoded = db.execute(
             "SELECT product, sequence, records, batch FROM batches WHERE id = ?", (identifier,)
         ).fetchone()
-        header = rows.header_of(encoded)
+        try:
+            header = rows.header_of(encoded)
+        except DecodeError:
+            # Damaged. What it would have declared is lost with it, and missing in its chain.
+            header = Header()
         self._drop(db, [identifier])
         for hole in header.holes:
             declarations.add_hole(db, product, hole)
@@ -318,51 +315,14 @@ class Spool:
         own = Hole(first_sequence=sequence, last_sequence=sequence, records=records, reason=reason)
         declarations.add_hole(db, product, own)
 
+    def _give_up_damaged(self, db: sqlite3.Connection, product: str) -> None:
+        for identifier in rows.damaged(db, product):
+            log.error("a batch in the spool is damaged and given up", product=product, file=str(self._path))
+            self._give_up(db, identifier, HoleReason.HOLE_REASON_DAMAGED)
+
     def _drop(self, db: sqlite3.Connection, identifiers: Sequence[int]) -> None:
         for identifier in identifiers:
             self._bytes -= rows.delete(db, identifier)
-
-    def _reseal_from(self, db: sqlite3.Connection, product: str, first: int, reseal: Resealer) -> None:
-        mine = "SELECT id FROM batches WHERE product = ? AND id >= ? ORDER BY id"
-        previous: bytes | None = None
-        for (identifier,) in db.execute(mine, (product, first)).fetchall():
-            epoch, sequence, encoded = db.execute(
-                "SELECT epoch, sequence, batch FROM batches WHERE id = ?", (identifier,)
-            ).fetchone()
-            header = rows.header_of(encoded)
-            before = header.previous_header_sha256 if previous is None else previous
-            draft = Draft(epoch, sequence, before, tuple(header.holes))
-            sealed = reseal(draft, SealedBatch.FromString(encoded))
-            renewed = sealed.batch.SerializeToString()
-            self._bytes += rows.replace(db, identifier, renewed, sealed.certificates)
-            previous = sha256(sealed.batch.header)
-            head = rows.head(db, product)
-            if head is not None and (head.epoch, head.sequence) == (epoch, sequence):
-                rows.set_head(db, product, Head(epoch, sequence, previous))
-
-    def _reseal(self, db: sqlite3.Connection, product: str, epoch: int, reseal: Resealer) -> None:
-        # Only the names: the batches together may be more than memory holds.
-        mine = "SELECT id FROM batches WHERE product = ? ORDER BY id"
-        identifiers = db.execute(mine, (product,)).fetchall()
-        lost_records = declarations.forget_holes(db, product)
-        head = Head(epoch, 0, b"")
-        for (identifier,) in identifiers:
-            encoded, sheddable = db.execute(
-                "SELECT batch, sheddable FROM batches WHERE id = ?", (identifier,)
-            ).fetchone()
-            lost_records += sum(hole.records for hole in rows.header_of(encoded).holes)
-            draft = Draft(epoch, head.sequence + 1, head.header_sha256)
-            sealed = reseal(draft, SealedBatch.FromString(encoded))
-            self._drop(db, [identifier])
-            renewed = sealed.batch.SerializeToString()
-            self._keep(db, product, epoch, head.sequence + 1, sealed, renewed, bool(sheddable))
-            head = Head(epoch, head.sequence + 1, sha256(sealed.batch.header))
-        rows.set_head(db, product, head)
-        # The new chain starts at 1 and cannot name holes of the old one; their records are declared as lost.
-        if lost_records:
-            detail = "batches were given up before the chain began anew"
-            loss = Loss(records=lost_records, reason=LossReason.LOSS_REASON_BOUND, detail=detail)
-            declarations.add_loss(db, product, loss)
 
 
 def reason_name(refusal: Refusal) -> str:

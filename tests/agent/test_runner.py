@@ -148,6 +148,23 @@ async def test_records_that_cannot_be_kept_are_counted_as_lost() -> None:
     assert [loss.records for loss in sink.published[0].losses] == [2]
 
 
+async def test_events_that_a_full_spool_does_not_take_are_counted_and_the_status_says_so() -> None:
+    sink, host = ListSink(full=True), Host()
+    lane = runner(sink, host, collector("servers.cpu", lambda: [CpuRecord(), CpuRecord()])).lanes[
+        "servers.cpu"
+    ]
+    await lane.look()
+    status = host.agent.collectors["servers.cpu"]
+    assert (status.state, status.lost, status.records) == (State.FAILING, 2, 0)
+    assert "the spool is full" in status.reason
+    sink.full = False
+    await lane.look()
+    status = host.agent.collectors["servers.cpu"]
+    assert (status.state, status.lost, status.records, status.reason) == (State.OK, 2, 2, "")
+    # The sink itself has declared what it did not take.
+    assert not sink.published[0].losses
+
+
 async def test_one_reading_is_bounded_and_what_is_too_much_is_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -83,6 +83,14 @@ def test_a_working_agent_is_healthy_whether_or_not_it_is_heard(tmp_path: Path) -
     )
 
 
+def test_a_full_spool_is_told_with_what_it_has_cost(tmp_path: Path) -> None:
+    status = collected(State.OK)
+    status.spool = SpoolStatus(1_000, 2, limit_bytes=1_000, shed=3, lost=7)
+    status_file.write(tmp_path, status, "a", None, math.inf)
+    said = status_file.check(tmp_path, (tmp_path / status_file.NAME).stat().st_mtime)
+    assert said.endswith("the spool was full: 3 batches of samples shed, 7 records lost since the start")
+
+
 def test_an_agent_that_hangs_or_reads_nothing_is_not_healthy(tmp_path: Path) -> None:
     with pytest.raises(Precondition, match="not joined or not started"):
         status_file.check(tmp_path, 0.0)

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 
-from telltale.cli.dashboard import changes, dashboard, summary, totals
+from telltale.cli.dashboard import changes, dashboard, gap_table, summary, totals
 from telltale.cli.screen import Lines
-from telltale.cli.snapshot import FindingView, Lags, ProductView, Rates, Snapshot
+from telltale.cli.snapshot import FindingView, GapView, Lags, ProductView, Rates, Snapshot
 from telltale.cli.supervisor import ChildStatus, State
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -32,6 +32,16 @@ def test_the_screen_shows_products_processes_and_findings() -> None:
     for word in ("servers.cpu", "samples", "0.2", "1.2s", "LIVE", "gateway", "4711", "50.0 MiB", "running"):
         assert word in picture
     assert "/var on web1 is 96 % full" in picture
+
+
+def test_what_can_no_longer_be_had_is_a_table_and_in_the_summary() -> None:
+    snapshot = Snapshot(gaps=(GapView("servers.cpu", "retention", 3, "2026-03-01 11:00:00"),))
+    console = Console(file=io.StringIO(), width=140)
+    console.print(gap_table(snapshot))
+    assert isinstance(console.file, io.StringIO)
+    for word in ("servers.cpu", "retention", "3", "2026-03-01 11:00:00"):
+        assert word in console.file.getvalue()
+    assert snapshot.as_json()["gaps"][0]["reason"] == "retention"
 
 
 def test_a_product_that_is_gone_says_since_when() -> None:

@@ -9,7 +9,8 @@ import pytest
 from telltale.api.mesh.v1.batch_pb2 import Loss, LossReason, SealedBatch
 from telltale.api.mesh.v1.ingest_pb2 import Refusal, RefusalReason
 from telltale.cli import main as command
-from telltale.source.spool import Draft, Sealed, Spool
+from telltale.source.drafts import Draft, Sealed
+from telltale.source.spool import Spool
 from tests.support.batches import Chain, disk_usage, header_of
 from tests.support.mesh import Mesh
 

@@ -1,6 +1,7 @@
 """What the spool took survives anything; what it could not take is declared."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sqlite3
@@ -13,8 +14,10 @@ import pytest
 
 from telltale.api.mesh.v1.batch_pb2 import Header, HoleReason, Loss, LossReason, SealedBatch
 from telltale.api.mesh.v1.ingest_pb2 import ChainHead, Refusal, RefusalReason
+from telltale.errors import Damaged
 from telltale.seal.sealing import sha256
-from telltale.source.spool import Draft, Sealed, Spool, SpoolFull
+from telltale.source.drafts import Draft, Sealed
+from telltale.source.spool import Spool, SpoolFull
 
 PRODUCT = "servers.disk_usage"
 
@@ -83,6 +86,64 @@ async def test_what_may_not_be_shed_is_refused_whole(tmp_path: Path) -> None:
         assert [header.sequence for header in await headers(spool)] == [1]
         await spool.append(PRODUCT, 1, [sealer(10)], sheddable=False)
         assert [header.sequence for header in await headers(spool)] == [1, 2]
+
+
+async def test_a_damaged_batch_is_never_sent_and_declared_as_a_hole(tmp_path: Path) -> None:
+    path = tmp_path / "spool.db"
+    async with Spool(path, 1 << 20) as spool:
+        await spool.append(PRODUCT, 1, [sealer(300, records=2)] * 3, sheddable=False)
+        flip(path, "UPDATE batches SET batch = zeroblob(length(batch)) WHERE sequence = 2")
+        sent = await spool.take(0, 1 << 20, 10)
+        assert [one.sequence for one in sent] == [1, 3]
+        await spool.append(PRODUCT, 1, [sealer()], sheddable=False)
+        (hole,) = (await headers(spool))[-1].holes
+        assert (hole.first_sequence, hole.last_sequence, hole.records) == (2, 2, 2)
+        assert hole.reason == HoleReason.HOLE_REASON_DAMAGED
+        assert (await spool.usage()).bytes == sum(
+            len(one.batch) + 256 for one in await spool.after(0, 1 << 20, 9)
+        )
+
+
+async def test_a_damaged_batch_stops_no_chain_from_beginning_anew(tmp_path: Path) -> None:
+    path = tmp_path / "spool.db"
+    async with Spool(path, 1 << 20) as spool:
+        await spool.append(PRODUCT, 1, [sealer(300, records=2)] * 3, sheddable=False)
+        flip(path, "UPDATE batches SET batch = zeroblob(length(batch)) WHERE sequence = 1")
+        assert await spool.rechain([ChainHead(product=PRODUCT, epoch=5, sequence=9)], 2, reseal) == [PRODUCT]
+        assert [(one.epoch, one.sequence) for one in await headers(spool)] == [(6, 1), (6, 2)]
+        await spool.append(PRODUCT, 1, [sealer()], sheddable=False)
+        assert sum(loss.records for loss in (await headers(spool))[-1].losses) == 2
+
+
+async def test_a_malformed_spool_is_recovered_and_declares_what_it_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "spool.db"
+    async with Spool(path, 1 << 24) as spool:
+        for _ in range(40):
+            await spool.append(PRODUCT, 1, [sealer(3_000)], sheddable=False)
+    cut(path)
+    # As an agent that ends over it, or begins with it.
+    with contextlib.suppress(Damaged):
+        async with Spool(path, 1 << 24) as spool:
+            await spool.after(0, 1 << 30, 100)
+            path.with_name("spool.db.malformed").touch()
+    async with Spool(path, 1 << 24) as spool:
+        left = [header.sequence for header in await headers(spool)]
+        assert 10 < len(left) < 40 and left == sorted(set(left))
+        await spool.append(PRODUCT, 1, [sealer()], sheddable=False)
+        last = (await headers(spool))[-1]
+        assert last.sequence == 41 or last.epoch > 1
+        assert [loss.reason for loss in last.losses] == [LossReason.LOSS_REASON_FAILURE]
+        declared = {n for hole in last.holes for n in range(hole.first_sequence, hole.last_sequence + 1)}
+        assert set(range(min(left), 41)) - set(left) == declared
+
+
+def flip(path: Path, statement: str) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute(statement)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size * 3 // 4)
 
 
 async def test_losses_wait_for_the_next_batch_and_add_up(tmp_path: Path) -> None:

@@ -23,11 +23,12 @@ class Published(NamedTuple):
 
 @dataclass
 class ListSink:
-    """Keeps what is published, and refuses it while `broken` holds an exception."""
+    """Keeps what is published, unless it is `full`, and refuses it while `broken` holds an exception."""
 
     published: list[Published] = field(default_factory=list)
     holes_declared: int = 0
     broken: Exception | None = None
+    full: bool = False
 
     async def publish(
         self,
@@ -36,16 +37,18 @@ class ListSink:
         *,
         removed: Sequence[Message] = (),
         losses: Sequence[Loss] = (),
-    ) -> None:
-        self._keep(Published(product, tuple(records), tuple(removed), tuple(losses)))
+    ) -> bool:
+        return self._keep(Published(product, tuple(records), tuple(removed), tuple(losses)))
 
-    async def snapshot(self, product: str, records: Sequence[Message]) -> None:
-        self._keep(Published(product, tuple(records), snapshot=True))
+    async def snapshot(self, product: str, records: Sequence[Message]) -> bool:
+        return self._keep(Published(product, tuple(records), snapshot=True))
 
-    def _keep(self, published: Published) -> None:
+    def _keep(self, published: Published) -> bool:
         if self.broken is not None:
             raise self.broken
-        self.published.append(published)
+        if not self.full:
+            self.published.append(published)
+        return not self.full
 
     def take(self) -> list[Published]:
         """What came since the last time."""

@@ -35,4 +35,6 @@ class Agents(Collector):
                 spool_batches=self._agent.spool.batches,
                 collected_records=self._agent.records,
                 lost_records=self._agent.lost,
+                spool_limit_bytes=self._agent.spool.limit_bytes,
+                spool_shed_batches=self._agent.spool.shed,
             )

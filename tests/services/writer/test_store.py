@@ -16,6 +16,7 @@ from telltale.api.mesh.v1.batch_pb2 import (
     SealedBatch,
 )
 from telltale.api.mesh.v1.ingest_pb2 import RefusalReason
+from telltale.cli.history import gaps
 from telltale.consume.chains import Chains
 from telltale.consume.delivered import Delivered, Missing
 from telltale.errors import BatchRefused
@@ -184,6 +185,9 @@ async def test_a_gap_is_a_row_and_explains_what_is_missing_after_it(
     assert rows(database, "SELECT log, after_offset, reason, resumed_log FROM gaps") == [
         ("a", 1, "LOG_REPLACED", "b")
     ]
+    # `telltale status` shows it from there.
+    (shown,) = gaps(database)
+    assert (shown.product, shown.reason, shown.gaps) == (chain.product, "log_replaced", 1)
     assert rows(database, "SELECT first_sequence, last_sequence, reason FROM holes") == [(2, 8, "GAP")]
     assert rows(database, 'SELECT log, "offset" FROM cursors') == [("b", 1)]
 

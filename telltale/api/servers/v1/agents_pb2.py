@@ -28,7 +28,7 @@ from telltale.api.mesh.v1 import product_pb2 as telltale_dot_api_dot_mesh_dot_v1
 from telltale.api.mesh.v1 import stream_pb2 as telltale_dot_api_dot_mesh_dot_v1_dot_stream__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$telltale/api/servers/v1/agents.proto\x12\x17telltale.api.servers.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a telltale/api/mesh/v1/batch.proto\x1a\"telltale/api/mesh/v1/product.proto\x1a!telltale/api/mesh/v1/stream.proto\"\xb6\x04\n\x0c\x41gentsRecord\x12\x31\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x07\xa2\xd4\x18\x03\"\x01\x01\x12%\n\nprocess_id\x18\x02 \x01(\rB\x11\xa2\xd4\x18\r\x12\x0bprocess.pid\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x0b\x63pu_seconds\x18\x04 \x01(\x01\x42\x1c\xa2\xd4\x18\x18\n\x01s\x12\x10process.cpu.time\"\x01\x08\x12\x39\n\x0eresident_bytes\x18\x05 \x01(\x04\x42!\xa2\xd4\x18\x1d\n\x02\x42y\x12\x14process.memory.usage\"\x01\t\x12\x38\n\x07threads\x18\x06 \x01(\rB\'\xa2\xd4\x18#\n\x08{thread}\x12\x14process.thread.count\"\x01\t\x12R\n\nopen_files\x18\x07 \x01(\rB>\xa2\xd4\x18:\n\x11{file_descriptor}\x12\"process.open_file_descriptor.count\"\x01\t\x12 \n\x0bspool_bytes\x18\x08 \x01(\x04\x42\x0b\xa2\xd4\x18\x07\n\x02\x42y\"\x01\t\x12\'\n\rspool_batches\x18\t \x01(\x04\x42\x10\xa2\xd4\x18\x0c\n\x07{batch}\"\x01\t\x12,\n\x11\x63ollected_records\x18\n \x01(\x04\x42\x11\xa2\xd4\x18\r\n\x08{record}\"\x01\x08\x12\'\n\x0clost_records\x18\x0b \x01(\x04\x42\x11\xa2\xd4\x18\r\n\x08{record}\"\x01\x08\"\xb1\x03\n\x0b\x41gentsFrame\x12;\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32*.telltale.api.servers.v1.AgentsFrame.Batch\x12\x14\n\x0c\x63\x65rtificates\x18\x02 \x03(\x0c\x12&\n\x03gap\x18\x03 \x01(\x0b\x32\x19.telltale.api.mesh.v1.Gap\x12(\n\x04sync\x18\x04 \x01(\x0b\x32\x1a.telltale.api.mesh.v1.Sync\x1a\x41\n\x07Records\x12\x36\n\x07records\x18\x01 \x03(\x0b\x32%.telltale.api.servers.v1.AgentsRecord\x1a\xb9\x01\n\x05\x42\x61tch\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.telltale.api.mesh.v1.Header\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12=\n\x07payload\x18\x03 \x01(\x0b\x32,.telltale.api.servers.v1.AgentsFrame.Records\x12\x30\n\x08\x64\x65livery\x18\x04 \x01(\x0b\x32\x1e.telltale.api.mesh.v1.Delivery2\xc9\x02\n\x06\x41gents\x12[\n\tSubscribe\x12&.telltale.api.mesh.v1.SubscribeRequest\x1a$.telltale.api.servers.v1.AgentsFrame0\x01\x1a\xe1\x01\xa2\xd4\x18\xdc\x01\n\x0eservers.agents\x10\x01\x1a\x11server-management\"\x1dserver-management@example.org*\x05\x31.0.00\x02:ATell what the agent takes from its host, and whether it keeps up.B=The agent speaks of itself: one that is stopped says nothing.H\x02R\x02\x08<Z\x05\x08\x80\x9a\x9e\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$telltale/api/servers/v1/agents.proto\x12\x17telltale.api.servers.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a telltale/api/mesh/v1/batch.proto\x1a\"telltale/api/mesh/v1/product.proto\x1a!telltale/api/mesh/v1/stream.proto\"\x8c\x05\n\x0c\x41gentsRecord\x12\x31\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x07\xa2\xd4\x18\x03\"\x01\x01\x12%\n\nprocess_id\x18\x02 \x01(\rB\x11\xa2\xd4\x18\r\x12\x0bprocess.pid\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x0b\x63pu_seconds\x18\x04 \x01(\x01\x42\x1c\xa2\xd4\x18\x18\n\x01s\x12\x10process.cpu.time\"\x01\x08\x12\x39\n\x0eresident_bytes\x18\x05 \x01(\x04\x42!\xa2\xd4\x18\x1d\n\x02\x42y\x12\x14process.memory.usage\"\x01\t\x12\x38\n\x07threads\x18\x06 \x01(\rB\'\xa2\xd4\x18#\n\x08{thread}\x12\x14process.thread.count\"\x01\t\x12R\n\nopen_files\x18\x07 \x01(\rB>\xa2\xd4\x18:\n\x11{file_descriptor}\x12\"process.open_file_descriptor.count\"\x01\t\x12 \n\x0bspool_bytes\x18\x08 \x01(\x04\x42\x0b\xa2\xd4\x18\x07\n\x02\x42y\"\x01\t\x12\'\n\rspool_batches\x18\t \x01(\x04\x42\x10\xa2\xd4\x18\x0c\n\x07{batch}\"\x01\t\x12,\n\x11\x63ollected_records\x18\n \x01(\x04\x42\x11\xa2\xd4\x18\r\n\x08{record}\"\x01\x08\x12\'\n\x0clost_records\x18\x0b \x01(\x04\x42\x11\xa2\xd4\x18\r\n\x08{record}\"\x01\x08\x12&\n\x11spool_limit_bytes\x18\x0c \x01(\x04\x42\x0b\xa2\xd4\x18\x07\n\x02\x42y\"\x01\t\x12,\n\x12spool_shed_batches\x18\r \x01(\x04\x42\x10\xa2\xd4\x18\x0c\n\x07{batch}\"\x01\x08\"\xb1\x03\n\x0b\x41gentsFrame\x12;\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32*.telltale.api.servers.v1.AgentsFrame.Batch\x12\x14\n\x0c\x63\x65rtificates\x18\x02 \x03(\x0c\x12&\n\x03gap\x18\x03 \x01(\x0b\x32\x19.telltale.api.mesh.v1.Gap\x12(\n\x04sync\x18\x04 \x01(\x0b\x32\x1a.telltale.api.mesh.v1.Sync\x1a\x41\n\x07Records\x12\x36\n\x07records\x18\x01 \x03(\x0b\x32%.telltale.api.servers.v1.AgentsRecord\x1a\xb9\x01\n\x05\x42\x61tch\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.telltale.api.mesh.v1.Header\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12=\n\x07payload\x18\x03 \x01(\x0b\x32,.telltale.api.servers.v1.AgentsFrame.Records\x12\x30\n\x08\x64\x65livery\x18\x04 \x01(\x0b\x32\x1e.telltale.api.mesh.v1.Delivery2\xc9\x02\n\x06\x41gents\x12[\n\tSubscribe\x12&.telltale.api.mesh.v1.SubscribeRequest\x1a$.telltale.api.servers.v1.AgentsFrame0\x01\x1a\xe1\x01\xa2\xd4\x18\xdc\x01\n\x0eservers.agents\x10\x01\x1a\x11server-management\"\x1dserver-management@example.org*\x05\x31.0.00\x02:ATell what the agent takes from its host, and whether it keeps up.B=The agent speaks of itself: one that is stopped says nothing.H\x02R\x02\x08<Z\x05\x08\x80\x9a\x9e\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -55,16 +55,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AGENTSRECORD'].fields_by_name['collected_records']._serialized_options = b'\242\324\030\r\n\010{record}\"\001\010'
   _globals['_AGENTSRECORD'].fields_by_name['lost_records']._loaded_options = None
   _globals['_AGENTSRECORD'].fields_by_name['lost_records']._serialized_options = b'\242\324\030\r\n\010{record}\"\001\010'
+  _globals['_AGENTSRECORD'].fields_by_name['spool_limit_bytes']._loaded_options = None
+  _globals['_AGENTSRECORD'].fields_by_name['spool_limit_bytes']._serialized_options = b'\242\324\030\007\n\002By\"\001\t'
+  _globals['_AGENTSRECORD'].fields_by_name['spool_shed_batches']._loaded_options = None
+  _globals['_AGENTSRECORD'].fields_by_name['spool_shed_batches']._serialized_options = b'\242\324\030\014\n\007{batch}\"\001\010'
   _globals['_AGENTS']._loaded_options = None
   _globals['_AGENTS']._serialized_options = b'\242\324\030\334\001\n\016servers.agents\020\001\032\021server-management\"\035server-management@example.org*\0051.0.00\002:ATell what the agent takes from its host, and whether it keeps up.B=The agent speaks of itself: one that is stopped says nothing.H\002R\002\010<Z\005\010\200\232\236\001'
   _globals['_AGENTSRECORD']._serialized_start=204
-  _globals['_AGENTSRECORD']._serialized_end=770
-  _globals['_AGENTSFRAME']._serialized_start=773
-  _globals['_AGENTSFRAME']._serialized_end=1206
-  _globals['_AGENTSFRAME_RECORDS']._serialized_start=953
-  _globals['_AGENTSFRAME_RECORDS']._serialized_end=1018
-  _globals['_AGENTSFRAME_BATCH']._serialized_start=1021
-  _globals['_AGENTSFRAME_BATCH']._serialized_end=1206
-  _globals['_AGENTS']._serialized_start=1209
-  _globals['_AGENTS']._serialized_end=1538
+  _globals['_AGENTSRECORD']._serialized_end=856
+  _globals['_AGENTSFRAME']._serialized_start=859
+  _globals['_AGENTSFRAME']._serialized_end=1292
+  _globals['_AGENTSFRAME_RECORDS']._serialized_start=1039
+  _globals['_AGENTSFRAME_RECORDS']._serialized_end=1104
+  _globals['_AGENTSFRAME_BATCH']._serialized_start=1107
+  _globals['_AGENTSFRAME_BATCH']._serialized_end=1292
+  _globals['_AGENTS']._serialized_start=1295
+  _globals['_AGENTS']._serialized_end=1624
 # @@protoc_insertion_point(module_scope)

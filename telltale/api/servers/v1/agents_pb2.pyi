@@ -13,7 +13,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class AgentsRecord(_message.Message):
-    __slots__ = ("time", "process_id", "start_time", "cpu_seconds", "resident_bytes", "threads", "open_files", "spool_bytes", "spool_batches", "collected_records", "lost_records")
+    __slots__ = ("time", "process_id", "start_time", "cpu_seconds", "resident_bytes", "threads", "open_files", "spool_bytes", "spool_batches", "collected_records", "lost_records", "spool_limit_bytes", "spool_shed_batches")
     TIME_FIELD_NUMBER: _ClassVar[int]
     PROCESS_ID_FIELD_NUMBER: _ClassVar[int]
     START_TIME_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,8 @@ class AgentsRecord(_message.Message):
     SPOOL_BATCHES_FIELD_NUMBER: _ClassVar[int]
     COLLECTED_RECORDS_FIELD_NUMBER: _ClassVar[int]
     LOST_RECORDS_FIELD_NUMBER: _ClassVar[int]
+    SPOOL_LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SPOOL_SHED_BATCHES_FIELD_NUMBER: _ClassVar[int]
     time: _timestamp_pb2.Timestamp
     process_id: int
     start_time: _timestamp_pb2.Timestamp
@@ -36,7 +38,9 @@ class AgentsRecord(_message.Message):
     spool_batches: int
     collected_records: int
     lost_records: int
-    def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., process_id: _Optional[int] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cpu_seconds: _Optional[float] = ..., resident_bytes: _Optional[int] = ..., threads: _Optional[int] = ..., open_files: _Optional[int] = ..., spool_bytes: _Optional[int] = ..., spool_batches: _Optional[int] = ..., collected_records: _Optional[int] = ..., lost_records: _Optional[int] = ...) -> None: ...
+    spool_limit_bytes: int
+    spool_shed_batches: int
+    def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., process_id: _Optional[int] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cpu_seconds: _Optional[float] = ..., resident_bytes: _Optional[int] = ..., threads: _Optional[int] = ..., open_files: _Optional[int] = ..., spool_bytes: _Optional[int] = ..., spool_batches: _Optional[int] = ..., collected_records: _Optional[int] = ..., lost_records: _Optional[int] = ..., spool_limit_bytes: _Optional[int] = ..., spool_shed_batches: _Optional[int] = ...) -> None: ...
 
 class AgentsFrame(_message.Message):
     __slots__ = ("batches", "certificates", "gap", "sync")
