@@ -6,7 +6,7 @@ PACKAGES := telltale agent services gateway certs
 # Passed on: make up ARGS="--for 30s"
 ARGS ?=
 
-.PHONY: up test fuzz lifetimes system check format lint types imports protos protos-fresh lock audit clean
+.PHONY: up test fuzz lifetimes bench system check format lint types imports protos protos-fresh lock audit clean
 
 # Ctrl-C (130) is how a mesh is meant to end: no failure of make's.
 up: $(VENV)/ready
@@ -22,6 +22,16 @@ fuzz: $(VENV)/ready
 # Certificates and tokens of seconds under load, for ten minutes instead of one.
 lifetimes: $(VENV)/ready
 	TELLTALE_TEST_SECONDS=600 $(BIN)/pytest --timeout=0 tests/e2e/test_lifetimes.py $(ARGS)
+
+# Figures, not tests: a table, and build/bench.json. One section: make bench ARGS="forwarding --seconds 10"
+bench: $(VENV)/ready build/rotel/ready
+	$(BIN)/python -m bench $(ARGS)
+
+# What forwarding is held against; no dependency of ours.
+build/rotel/ready: bench/requirements.txt $(VENV)/ready
+	@$(BIN)/pip install -qq --disable-pip-version-check --require-hashes --no-deps --upgrade \
+		--target build/rotel -r bench/requirements.txt
+	@touch $@
 
 # What the tests need and no wheel brings.
 system:

@@ -1,0 +1,110 @@
+"""Latency: from the first record of a batch being observed until a subscriber, or a query, can have it."""
+
+import sqlite3
+import threading
+import time
+from contextlib import closing
+
+from bench.counters import Counters, Reading
+from bench.mesh import RunningMesh, running, source, subscriber
+from bench.pipeline import GOAL, INTERVAL, PIPELINE, drained, paced, stored
+from bench.report import Figure, Section
+from bench.sealed import PRODUCT
+from bench.window import measured
+from telltale.naming import SpiffeId, trust_domain
+from telltale.sqlite import connect
+
+_SHARES = (10, 50)
+_SUBSCRIBER = "subscriber"
+# How often the database is looked at: a latency is at most this much too long.
+_LOOK_SECONDS = 0.005
+
+METHOD = (
+    f"As the pipeline, at 10 % and 50 % of {GOAL:,} records/s. The first record of a batch counts as"
+    f" observed when the batch before it was closed, so {INTERVAL * 1e3:.0f} ms of each latency are the"
+    " batch itself; acks count from its end. Queryable is what another connection to the database sees,"
+    " looked at every 5 ms."
+)
+
+
+async def measure(seconds: float, full: int = GOAL) -> Section:
+    figures: list[Figure] = []
+    rates = {share: full * share // 100 for share in _SHARES}
+    members = [
+        *(source(_name(share), *paced(rate)) for share, rate in rates.items()),
+        *(subscriber(f"{_SUBSCRIBER}-{share}", "--source", f"/{_name(share)}") for share in _SHARES),
+    ]
+    async with running(PIPELINE, members) as mesh:
+        for share in _SHARES:
+            reader = f"{_SUBSCRIBER}-{share}"
+            async with mesh.running(reader), mesh.running(_name(share)):
+                with mesh.counters(_name(share)) as counters:
+                    await mesh.until("the source has begun", lambda: bool(counters.read().records))
+                await mesh.until("the database has records", lambda: bool(stored(mesh)))
+                with _Looker(mesh, _name(share)) as looker:
+                    window = await measured(mesh, seconds, _name(share), reader)
+                    queryable = looker.reading()
+            for what, latencies in (
+                ("acked", window.counted[_name(share)]),
+                ("subscriber", window.counted[reader]),
+                ("queryable", queryable),
+            ):
+                goal = "" if what == "acked" else "1"
+                for part, name in ((0.5, "p50"), (0.99, "p99")):
+                    value = latencies.percentile(part)
+                    figures.append(
+                        Figure(
+                            f"at {share} %: observed to {what}, {name}",
+                            value,
+                            "s",
+                            goal if part > 0.5 else "",
+                        )
+                    )
+            await drained(mesh)
+    return Section("latency", METHOD, figures)
+
+
+class _Looker:
+    """Looks at the database, in a thread of its own, for batches that were not there before."""
+
+    def __init__(self, mesh: RunningMesh, name: str) -> None:
+        self._mesh = mesh
+        self._name = name
+        self._source = str(SpiffeId(trust_domain("servers", mesh.mesh), f"/agent/{name}"))
+        self._counters = Counters(mesh.home.state(name) / "queryable")
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="looker")
+
+    def __enter__(self) -> "_Looker":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def reading(self) -> Reading:
+        return self._counters.read()
+
+    def _look(self) -> None:
+        with closing(connect(self._mesh.home.database, read_only=True)) as database:
+            with self._mesh.counters(self._name) as counters:
+                epoch = counters.read().epoch_ns / 1e9
+            seen = self._newest(database)
+            while not self._ended.wait(_LOOK_SECONDS):
+                newest = self._newest(database)
+                now = time.time()
+                for sequence in range(seen + 1, newest + 1):
+                    self._counters.took(now - epoch - (sequence - 1) * INTERVAL)
+                seen = newest
+
+    def _newest(self, database: sqlite3.Connection) -> int:
+        """Sequence of the source's newest batch in the database."""
+        row = database.execute(
+            "SELECT max(sequence) FROM batches WHERE product = ? AND source = ?", (PRODUCT, self._source)
+        ).fetchone()
+        return int(row[0] or 0)
+
+
+def _name(share: int) -> str:
+    return f"source-{share}"

@@ -1,0 +1,72 @@
+"""Every section of the benchmarks runs on the real processes and says what it measured; none is judged."""
+
+import json
+import math
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from bench import agents, fairness, fleets, forwarding, latency, limit, pipeline, rotel
+from bench.__main__ import SECTIONS
+from bench.counters import Counters
+from bench.report import Section, show, write
+
+_MOMENT = 0.5
+# The same sections as `make bench` runs, of sizes that a machine busy with other tests has room for.
+TINY: dict[str, Callable[[], Awaitable[Section]]] = {
+    "limit": lambda: limit.measure(_MOMENT),
+    "rotel": lambda: rotel.measure(_MOMENT),
+    "forwarding": lambda: forwarding.measure(_MOMENT, records=10),
+    "pipeline": lambda: pipeline.measure(_MOMENT, offered=(500,)),
+    "latency": lambda: latency.measure(_MOMENT, full=5_000),
+    "agents": lambda: agents.measure(_MOMENT),
+    "fleets": lambda: fleets.measure(_MOMENT, sizes=(1, 3), every=0.2),
+    "fairness": lambda: fairness.measure(_MOMENT, flood=10),
+}
+
+
+def test_every_section_is_run_here() -> None:
+    assert set(TINY) == set(SECTIONS)
+
+
+@pytest.mark.parametrize("name", TINY)
+async def test_a_section_measures_the_real_processes_and_is_written_as_json(
+    name: str, tmp_path: Path
+) -> None:
+    section = await TINY[name]()
+    show(section)
+    write(tmp_path / "bench.json", [section])
+    document = json.loads((tmp_path / "bench.json").read_text())
+    assert document["machine"]["cores"] >= 1
+    (written,) = document["sections"]
+    assert written["name"] == name
+    assert written["method"]
+    assert written["figures"] or written["absent"]
+    for figure in written["figures"]:
+        assert figure["name"]
+        assert figure["unit"]
+        assert figure["value"] is None or math.isfinite(figure["value"])
+    names = [figure["name"] for figure in written["figures"]]
+    assert len(names) == len(set(names))
+
+
+def test_a_percentile_is_off_by_a_bucket_at_most(tmp_path: Path) -> None:
+    with Counters(tmp_path / "counters") as counters:
+        for milliseconds in range(1, 1001):
+            counters.took(milliseconds / 1000)
+        reading = counters.read()
+    assert reading.percentile(0.5) == pytest.approx(0.5, rel=0.06)
+    assert reading.percentile(0.99) == pytest.approx(0.99, rel=0.06)
+
+
+def test_what_was_counted_before_a_window_does_not_count_in_it(tmp_path: Path) -> None:
+    with Counters(tmp_path / "counters") as counters:
+        counters.count(records=10, size=850)
+        counters.took(5.0)
+        before = counters.read()
+        counters.count(records=3, size=255)
+        counters.took(0.001)
+        window = counters.read().since(before)
+    assert (window.records, window.batches, window.bytes) == (3, 1, 255)
+    assert window.percentile(0.99) == pytest.approx(0.001, rel=0.06)
