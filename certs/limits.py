@@ -3,9 +3,8 @@
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from ipaddress import IPv6Network
 
-from telltale.audit import place_of
+from telltale.audit import neighbourhood_of
 from telltale.errors import LimitExceeded
 
 # An attacker has many addresses; those not heard of for longest are forgotten, full buckets with them.
@@ -46,15 +45,6 @@ class InvitationLimit:
             )
 
 
-def _place(peer: str) -> str:
-    """What counts as one address: an IPv4 address, or the /64 that one host of IPv6 has to itself."""
-    address = place_of(peer)
-    try:
-        return str(IPv6Network(f"{address.partition('%')[0]}/64", strict=False))
-    except ValueError:
-        return address
-
-
 class KnockLimit:
     """Counts attempts at the enrolment port."""
 
@@ -75,7 +65,7 @@ class KnockLimit:
     def knock(self, peer: str) -> None:
         """Counts one attempt of a gRPC peer such as `ipv4:192.0.2.1:4711`; raises LimitExceeded."""
         now = self._clock()
-        address = _place(peer)
+        address = neighbourhood_of(peer)
         bucket = self._addresses.pop(address, None)
         if bucket is None:
             bucket = Bucket(self._rate_per_address, self._burst_per_address, now)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,6 +36,7 @@ from telltale.identity.trust import Trust
 from telltale.identity.workload import Workload
 from telltale.naming import OPERATORS, domain_of, trust_domain
 from telltale.rpc.auth import CertificateAuthenticator
+from telltale.rpc.bounds import MEMBERS
 from telltale.rpc.server import serving
 from telltale.settings import Settings
 from telltale.source.audit import self_audit
@@ -110,6 +112,8 @@ class AuthoritySettings(Settings):
 
 
 _ROLE = "authority"
+# A process asks for one token at a time and listens to one stream of distrust; few share an identity.
+_BOUNDS = replace(MEMBERS, per_caller=64, per_forwarder=0)
 # A machine that starts a whole mesh, or a rack behind one address, joins in one burst.
 _BURST_SECONDS = 30
 
@@ -181,6 +185,7 @@ async def serving_authority(
                 CertificateAuthenticator(trust),
                 lambda server: authority_pb2_grpc.add_AuthorityServicer_to_server(known, server),
                 auditor=auditor,
+                bounds=_BOUNDS,
             )
         )
         enrollment = await stack.enter_async_context(
@@ -189,6 +194,7 @@ async def serving_authority(
                 address.enrollment,
                 None,
                 lambda server: authority_pb2_grpc.add_AuthorityServicer_to_server(strangers, server),
+                auditor=auditor,
             )
         )
         # A port that the kernel has chosen is known only now.

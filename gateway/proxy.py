@@ -19,7 +19,9 @@ from gateway.subscription import Subscription, missing
 from telltale.api.mesh.v1.stream_pb2 import SubscribeRequest
 from telltale.errors import InvalidInput, PermissionMissing, Unavailable
 from telltale.rpc.auth import AUTHORIZATION, ON_BEHALF_OF, Context, caller
+from telltale.rpc.bounds import MEMBERS
 from telltale.rpc.client import uncancelled
+from telltale.rpc.requests import first_message
 
 # Methods that read, and only these are routed.
 _ROUTED = frozenset({"List", "Watch"})
@@ -77,7 +79,7 @@ class Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in th
         if product is None:
             raise missing(self._catalog, (f"{service}/{name}",))
         if name == _SUBSCRIBE:
-            answers = self._subscribe(product, requests, context)
+            answers = self._subscribe(product, context)
         elif name in _ROUTED:
             answers = self._forward(product, method, requests, context)
         else:
@@ -86,10 +88,8 @@ class Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in th
             async for answer in answers:
                 yield answer
 
-    async def _subscribe(
-        self, product: str, requests: AsyncIterator[bytes], context: Context
-    ) -> AsyncGenerator[bytes, None]:
-        data = await anext(aiter(requests), b"")
+    async def _subscribe(self, product: str, context: Context) -> AsyncGenerator[bytes, None]:
+        data = await first_message(context, MEMBERS.first_message)
         try:
             request = SubscribeRequest.FromString(data)
         except DecodeError:

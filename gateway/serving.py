@@ -7,6 +7,7 @@ descriptors by 4 MiB a domain (registration), schemas by 32 MiB, remembered deci
 
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import grpc.aio
 
@@ -29,6 +30,7 @@ from telltale.audit import UNRECORDED, Auditor
 from telltale.contract.reflection import add_reflection
 from telltale.identity.workload import Workload
 from telltale.rpc.auth import Authenticator
+from telltale.rpc.bounds import MEMBERS
 from telltale.rpc.server import serving
 
 
@@ -57,8 +59,11 @@ async def serving_gateway(
     # The gateway stands for nobody else to it: it accepts calls from those who make them, and no forwarders.
     platform = naming.trust_domain(naming.PLATFORM, settings.mesh)
     authenticator = Authenticator(me.trust, platform)
+    # Beside streams and routed calls, which the admission counts, callers ask for what there is.
+    per_caller = settings.max_streams_per_caller + MEMBERS.per_caller
+    bounds = replace(MEMBERS, per_caller=per_caller, per_forwarder=0)
     async with (
         catalog.running(),
-        serving(me, settings.listen, authenticator, add, auditor=auditor) as port,
+        serving(me, settings.listen, authenticator, add, auditor=auditor, bounds=bounds) as port,
     ):
         yield port

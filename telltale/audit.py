@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from ipaddress import IPv6Network
 from typing import Protocol
 from urllib.parse import unquote
 
@@ -29,6 +30,9 @@ class Decision:
     address: str = ""
     # The rules of a policy that decided, by their `@id`; empty when no rule spoke, or none was asked.
     rules: tuple[str, ...] = ()
+    # What kind of reason it is, in words of this program, where the reason quotes the caller: decisions that
+    # differ only in what a caller wrote are the same. Empty where the reason itself is such words.
+    kind: str = ""
 
 
 class Auditor(Protocol):
@@ -54,3 +58,12 @@ def place_of(peer: str) -> str:
     """
     found = _PEER.fullmatch(unquote(peer))
     return peer if found is None else found["four"] or found["six"]
+
+
+def neighbourhood_of(peer: str) -> str:
+    """What counts as one address: an IPv4 address, or the /64 that one host of IPv6 has to itself."""
+    address = place_of(peer)
+    try:
+        return str(IPv6Network(f"{address.partition('%')[0]}/64", strict=False))
+    except ValueError:
+        return address

@@ -8,6 +8,7 @@ TelltaleError
 ├── NotFound               no such thing
 ├── Precondition           not now: something else has to happen first
 ├── LimitExceeded          a bound was reached; carries its name
+├── DeadlineExceeded       a caller took too long
 ├── Unavailable            a peer cannot be reached or answers badly; try again
 │   └── Damaged            a file of ours does not hold together; its owner recovers it at its next start
 └── BatchRefused           a sealed batch does not hold; carries the reason for the source
@@ -65,6 +66,10 @@ class LimitExceeded(TelltaleError):
     def __init__(self, limit: str, message: str) -> None:
         super().__init__(message)
         self.limit = limit
+
+
+class DeadlineExceeded(TelltaleError):
+    """A caller took too long."""
 
 
 class Unavailable(TelltaleError):

@@ -43,6 +43,8 @@ class Caller:
     groups: frozenset[str] = frozenset()
     # IP address that the peer calls from.
     address: str = ""
+    # Whether the peer may speak for others, so that many callers' calls come by it.
+    forwarder: bool = False
 
     def __repr__(self) -> str:
         return f"Caller({self.principal} by {self.peer} until {self.expires:%H:%M:%S})"
@@ -118,15 +120,18 @@ class Authenticator:
                 f"the token is for {token.subject} and the certificate for {peer}; use your own"
             )
         address = place_of(context.peer())
+        forwarder = peer in self._forwarders
         forwarded = _only(metadata, ON_BEHALF_OF)
         if forwarded is None:
-            return Caller(peer, peer, text, token.expires, certificate, token.groups, address)
-        if peer not in self._forwarders:
+            return Caller(peer, peer, text, token.expires, certificate, token.groups, address, forwarder)
+        if not forwarder:
             raise Unauthenticated(f"{peer} may not speak for others; call without `{ON_BEHALF_OF}`")
         # The forwarder has checked on its own wire that this token belongs to the certificate of its caller.
         behalf = self._tokens.verify(forwarded.strip(), None)
         expires = min(token.expires, behalf.expires)
-        return Caller(behalf.subject, peer, forwarded.strip(), expires, certificate, behalf.groups, address)
+        return Caller(
+            behalf.subject, peer, forwarded.strip(), expires, certificate, behalf.groups, address, forwarder
+        )
 
 
 def _peer(context: Context, trust: Trust) -> tuple[bytes, SpiffeId]:

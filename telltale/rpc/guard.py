@@ -3,8 +3,8 @@
 import asyncio
 import inspect
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -12,17 +12,20 @@ from typing import Any, TypeAlias
 import grpc
 import grpc.aio
 import structlog
-from google.protobuf.message import DecodeError
 from opentelemetry import metrics
 
 from telltale.audit import UNRECORDED, Auditor, Decision, place_of
-from telltale.errors import InvalidInput, TelltaleError, Unauthenticated, Unavailable
+from telltale.errors import LimitExceeded, TelltaleError, Unauthenticated, Unavailable
 from telltale.rpc.auth import CallAuthenticator, Caller, Context, set_caller
+from telltale.rpc.bounds import Bounds, Calls
+from telltale.rpc.requests import Decode, single, streamed
 from telltale.rpc.status import code_of
 
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
-# What is asked for by every call, before anything else.
+# What is asked for by every call, before anything else,
 AUTHENTICATE = "authenticate"
+# and then: one more of this caller's at once.
+ADMIT = "admit"
 # A proxy serves whatever method a peer names; metrics must not grow with what peers invent.
 _MOST_METHODS = 500
 _OTHER_METHODS = "other"
@@ -36,14 +39,17 @@ _calls = metrics.get_meter("telltale.rpc").create_counter(
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Decode = Callable[[bytes], Any] | None
 
 
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
     """Wraps all four shapes of handlers, a proxy's raw ones too. Without authenticator, for strangers."""
 
-    def __init__(self, authenticator: CallAuthenticator | None, auditor: Auditor = UNRECORDED) -> None:
+    def __init__(
+        self, authenticator: CallAuthenticator | None, bounds: Bounds, auditor: Auditor = UNRECORDED
+    ) -> None:
         self.authenticator = authenticator
+        self.bounds = bounds
+        self.calls = Calls(bounds)
         self.auditor = auditor
         self._streams: set[_Call] = set()
         self._methods: set[str] = set()
@@ -83,31 +89,28 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
 
     def _guarded(self, handler: Any, method: str) -> Handler:
         # Requests are decoded behind the authentication: strangers' bytes are not parsed, and what
-        # cannot be parsed is the caller's mistake instead of an internal error.
+        # cannot be parsed is the caller's mistake instead of an internal error. To gRPC every method takes
+        # a stream of requests, because it calls those that take one only when that has come: until then
+        # nobody would know who holds the call. On the wire they are the same.
         decode: Decode = handler.request_deserializer
         encode = handler.response_serializer
-        if not handler.request_streaming and not handler.response_streaming:
-            single = self._single(handler.unary_unary, method, decode, streaming=False)
-            return grpc.unary_unary_rpc_method_handler(single, None, encode)
+        streaming = handler.request_streaming
         if not handler.response_streaming:
-            single = self._single(handler.stream_unary, method, decode, streaming=True)
-            return grpc.stream_unary_rpc_method_handler(single, None, encode)
-        behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
+            answer = handler.stream_unary if streaming else handler.unary_unary
+            guarded = self._single(answer, method, decode, streaming=streaming)
+            return grpc.stream_unary_rpc_method_handler(guarded, None, encode)
+        behaviour = handler.stream_stream if streaming else handler.unary_stream
         wrap = self._generated if inspect.isasyncgenfunction(behaviour) else self._written
-        make = (
-            grpc.stream_stream_rpc_method_handler
-            if handler.request_streaming
-            else grpc.unary_stream_rpc_method_handler
-        )
-        return make(wrap(behaviour, method, decode, streaming=handler.request_streaming), None, encode)
+        guarded = wrap(behaviour, method, decode, streaming=streaming)
+        return grpc.stream_stream_rpc_method_handler(guarded, None, encode)
 
     def _single(self, behaviour: Any, method: str, decode: Decode, *, streaming: bool) -> Any:
         """One response; the request may be a stream."""
 
-        async def guarded(request: Any, context: Context) -> Any:
+        async def guarded(raw: AsyncIterator[bytes], context: Context) -> Any:
             async with _Call(self, method, context) as call:
                 await call.admit(stream=streaming)
-                async with _decoded(request, decode, streaming) as decoded, call.deadline:
+                async with call.requests(raw, decode, streaming) as decoded, call.deadline:
                     return await behaviour(decoded, context)
 
         return guarded
@@ -115,11 +118,11 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
     def _generated(self, behaviour: Any, method: str, decode: Decode, *, streaming: bool) -> Any:
         """A stream of responses from an async generator."""
 
-        async def guarded(request: Any, context: Context) -> None:
+        async def guarded(raw: AsyncIterator[bytes], context: Context) -> None:
             async with _Call(self, method, context) as call:
                 await call.admit(stream=True)
                 async with (
-                    _decoded(request, decode, streaming) as decoded,
+                    call.requests(raw, decode, streaming) as decoded,
                     aclosing(behaviour(decoded, context)) as responses,
                 ):
                     while True:
@@ -137,10 +140,10 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
     def _written(self, behaviour: Any, method: str, decode: Decode, *, streaming: bool) -> Any:
         """A stream of responses from a coroutine that writes them to its context."""
 
-        async def guarded(request: Any, context: Context) -> None:
+        async def guarded(raw: AsyncIterator[bytes], context: Context) -> None:
             async with _Call(self, method, context) as call:
                 await call.admit(stream=True)
-                async with _decoded(request, decode, streaming) as decoded, call.deadline:
+                async with call.requests(raw, decode, streaming) as decoded, call.deadline:
                     await behaviour(decoded, context)
 
         return guarded
@@ -193,16 +196,37 @@ class _Call:
         self.deadline = _Deadline()
 
     async def admit(self, *, stream: bool) -> None:
-        """Finds out who calls, and when a stream of theirs has to end."""
-        if self._guard.authenticator is not None and self._method != HEALTH_CHECK:
+        """Finds out who calls, if they may make one more call, and when a stream of theirs has to end."""
+        if self._guard.authenticator is None or self._method == HEALTH_CHECK:
+            with self._admission():
+                self._guard.calls.admit_unknown(self.context)
+        else:
             known = await self._guard.authenticator.authenticate(self.context)
             set_caller(known)
             self._known = known
+            with self._admission():
+                self._guard.calls.admit(known)
             if stream:
                 left = (known.expires - datetime.now(UTC)).total_seconds()
                 self.deadline.end(self._expired, max(0.0, left))
         if stream:
             self._guard._streams.add(self)
+
+    @contextmanager
+    def _admission(self) -> Iterator[None]:
+        try:
+            yield
+        except LimitExceeded as refused:
+            self._record(ADMIT, refused)
+            raise
+
+    def requests(
+        self, raw: AsyncIterator[bytes], decode: Decode, streaming: bool
+    ) -> "AbstractAsyncContextManager[Any]":
+        """What the handler is called with: the one request, or all of them as they come."""
+        if streaming:
+            return streamed(raw, decode)
+        return single(self.context, decode, self._guard.bounds.first_message)
 
     async def __aenter__(self) -> "_Call":
         return self
@@ -213,8 +237,10 @@ class _Call:
         self._guard._streams.discard(self)
         code = self._outcome(error)
         _calls.add(1, {"rpc.method": self._guard.label(self._method), "rpc.response.status_code": code.name})
-        if isinstance(error, Unauthenticated):
-            self._record(error)
+        # A stream that ends with its token is no refusal. Strangers have their own port, which tells of them.
+        expected = error is self._expired or self._guard.authenticator is None
+        if isinstance(error, Unauthenticated) and not expected:
+            self._record(AUTHENTICATE, error)
         if isinstance(error, TelltaleError) and code is not grpc.StatusCode.INTERNAL:
             await self.context.abort(code, str(error))
         if isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
@@ -225,19 +251,20 @@ class _Call:
             await self._fail(error)
         return False
 
-    def _record(self, refused: Unauthenticated) -> None:
-        """Tells of a caller whom this server does not know, or no longer."""
-        # A stream that ends with its token is no refusal. Strangers have their own port, which tells of them.
-        if refused is self._expired or self._guard.authenticator is None:
-            return
-        known = self._known
-        peer = str(known.peer) if known is not None else refused.peer
+    def _record(self, action: str, refused: Unauthenticated | LimitExceeded) -> None:
+        """Tells of a caller whom this server does not know, or no longer, or who has too many calls."""
+        known, peer, claimed = self._known, "", ""
+        if known is not None:
+            peer = str(known.peer)
+        elif isinstance(refused, Unauthenticated):
+            peer, claimed = refused.peer, refused.claimed
         self._guard.auditor.record(
             Decision(
-                action=AUTHENTICATE,
+                action=action,
                 allowed=False,
-                principal=peer or refused.claimed,
+                principal=str(known.principal) if known is not None else peer or claimed,
                 reason=f"{refused} ({self._guard.label(self._method)})",
+                kind=type(refused).__name__,
                 peer=peer,
                 address=place_of(self.context.peer()),
             )
@@ -267,45 +294,3 @@ class _Call:
             grpc.StatusCode.INTERNAL,
             f"internal error; its traceback is in the server's log as incident {incident}",
         )
-
-
-class _Requests:
-    """The requests of a stream, decoded one by one."""
-
-    def __init__(self, raw: AsyncIterator[bytes], decode: Decode) -> None:
-        self._raw = raw
-        self._reading: AsyncIterator[bytes] | None = None
-        self._decode = decode
-
-    def __aiter__(self) -> "_Requests":
-        return self
-
-    async def __anext__(self) -> Any:
-        if self._reading is None:
-            self._reading = aiter(self._raw)
-        data = await anext(self._reading)
-        return data if self._decode is None else _message(data, self._decode)
-
-    async def aclose(self) -> None:
-        """Ends the reading: gRPC's generator would otherwise wait for a collector of garbage that may
-        come when the loop has gone."""
-        if self._reading is not None:
-            await self._reading.aclose()  # type: ignore[attr-defined]  # gRPC's is a generator
-
-
-@asynccontextmanager
-async def _decoded(request: Any, decode: Decode, streaming: bool) -> AsyncIterator[Any]:
-    if streaming:
-        async with aclosing(_Requests(request, decode)) as requests:
-            yield requests
-    else:
-        yield request if decode is None else _message(request, decode)
-
-
-def _message(data: bytes, decode: Callable[[bytes], Any]) -> Any:
-    try:
-        return decode(data)
-    except (DecodeError, ValueError) as broken:
-        raise InvalidInput(
-            "the request is not the message that this method takes; see its description"
-        ) from broken

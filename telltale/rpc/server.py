@@ -16,14 +16,13 @@ from telltale.identity.distrust import Distrust
 from telltale.identity.tokens import LONGEST_LIFE
 from telltale.identity.workload import Workload
 from telltale.rpc.auth import CallAuthenticator
+from telltale.rpc.bounds import MEMBERS, MOST_CALLS, STRANGERS, Bounds
 from telltale.rpc.guard import Guard
 
 # Seconds for calls in flight once streams were told to return.
 _GRACE = 5.0
-_MOST_STREAMS_PER_CONNECTION = 1_000
 # Who joins or logs in makes one call at a time.
 _MOST_STREAMS_OF_A_STRANGER = 4
-_MOST_CALLS = 20_000
 # TLS looks at a certificate at the handshake only: connections are made anew this often,
 _CONNECTION_AGE_MS = 60 * 60 * 1000
 # and nobody's stream is cut by that, because its token ends first.
@@ -33,7 +32,6 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", LARGEST_MESSAGE),
     ("grpc.max_metadata_size", LARGEST_METADATA),
     ("grpc.absolute_max_metadata_size", LARGEST_METADATA),
-    ("grpc.max_concurrent_streams", _MOST_STREAMS_PER_CONNECTION),
     ("grpc.max_connection_age_ms", _CONNECTION_AGE_MS),
     ("grpc.max_connection_age_grace_ms", _CONNECTION_GRACE_MS),
     ("grpc.keepalive_time_ms", 30_000),
@@ -63,21 +61,25 @@ async def serving(
     add: Callable[[grpc.aio.Server], None],
     *,
     auditor: Auditor = UNRECORDED,
+    bounds: Bounds | None = None,
     grace: float = _GRACE,
 ) -> AsyncIterator[int]:
     """Serves what `add` adds on `listen` (host:port, port 0 for any) while the body runs; yields the port.
 
     Without an authenticator peers need no certificate: only enrolment is served like that. The auditor is
-    told of every caller whom the authenticator does not know.
+    told of every caller whom the authenticator does not know, and of everyone with too many calls at once.
     Handlers that stream responses should be async generators. Those that a client streams to
     send their initial metadata as soon as they have decided to go on, because clients wait for it.
     """
-    guard = Guard(authenticator, auditor)
-    options = dict(SERVER_OPTIONS)
-    if authenticator is None:
-        options["grpc.max_concurrent_streams"] = _MOST_STREAMS_OF_A_STRANGER
+    bounds = bounds or (STRANGERS if authenticator is None else MEMBERS)
+    guard = Guard(authenticator, bounds, auditor)
+    # A client keeps back what its connection has no room for, and nobody would tell why it waits: there is
+    # room for more than its bound, so that it is told.
+    streams = _MOST_STREAMS_OF_A_STRANGER if authenticator is None else bounds.largest + 1
     server = grpc.aio.server(
-        interceptors=[guard], options=tuple(options.items()), maximum_concurrent_rpcs=_MOST_CALLS
+        interceptors=[guard],
+        options=(*SERVER_OPTIONS, ("grpc.max_concurrent_streams", streams)),
+        maximum_concurrent_rpcs=MOST_CALLS,
     )
     state = _Health()
     health_pb2_grpc.add_HealthServicer_to_server(state, server)

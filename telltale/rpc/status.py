@@ -5,6 +5,7 @@ import grpc.aio
 
 from telltale.errors import (
     ConfigurationError,
+    DeadlineExceeded,
     InvalidInput,
     LimitExceeded,
     NotFound,
@@ -22,6 +23,7 @@ _CODES: dict[type[TelltaleError], grpc.StatusCode] = {
     NotFound: grpc.StatusCode.NOT_FOUND,
     Precondition: grpc.StatusCode.FAILED_PRECONDITION,
     LimitExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
     # A server that finds out during a call that it is set up wrongly: the caller can do nothing about it.
     ConfigurationError: grpc.StatusCode.INTERNAL,

@@ -19,6 +19,7 @@ from telltale.api.mesh.v1 import access_pb2
 from telltale.errors import ConfigurationError
 from telltale.identity.workload import Workload
 from telltale.rpc import guard, health
+from telltale.rpc.bounds import STRANGERS
 from telltale.rpc.client import call_metadata
 from telltale.rpc.server import serving
 from tests.support.echo import Echo, echo_server
@@ -227,7 +228,7 @@ async def test_calls_and_refusals_are_counted(
 
 
 async def test_invented_methods_do_not_grow_the_metrics() -> None:
-    watching = guard.Guard(None)
+    watching = guard.Guard(None, STRANGERS)
     assert len({watching.label(f"/invented/{number}") for number in range(10_000)}) <= 501
 
 

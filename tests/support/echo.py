@@ -13,11 +13,12 @@ from telltale.api.mesh.v1 import access_pb2
 from telltale.audit import UNRECORDED, Auditor
 from telltale.errors import LimitExceeded, NotFound, PermissionMissing, Precondition
 from telltale.identity.credentials import Credentials
-from telltale.identity.dialling import dial
+from telltale.identity.dialling import LARGEST_MESSAGE, dial
 from telltale.identity.trust import Trust
 from telltale.identity.workload import Workload
 from telltale.naming import SpiffeId
 from telltale.rpc.auth import Authenticator, caller
+from telltale.rpc.bounds import MEMBERS, Bounds
 from telltale.rpc.server import serving
 from tests.support.mesh import Mesh
 
@@ -74,6 +75,11 @@ async def counts(requests: AsyncIterator[bytes], context: Any) -> bytes:
     return str(len([request async for request in requests])).encode()
 
 
+async def answers(request: bytes, context: Any) -> bytes:
+    """More at once than is kept on the way to somebody who does not read."""
+    return bytes(LARGEST_MESSAGE - 1_000)
+
+
 async def typed(request: access_pb2.CheckRequest, context: Any) -> access_pb2.CheckResponse:
     return access_pb2.CheckResponse(decisions=[access_pb2.AccessDecision(reason=request.token)])
 
@@ -86,6 +92,7 @@ HANDLERS = {
     "Pours": grpc.unary_stream_rpc_method_handler(pours),
     "Waits": grpc.unary_stream_rpc_method_handler(waits),
     "Counts": grpc.stream_unary_rpc_method_handler(counts),
+    "Answers": grpc.unary_unary_rpc_method_handler(answers),
     "Typed": grpc.unary_unary_rpc_method_handler(
         typed, access_pb2.CheckRequest.FromString, access_pb2.CheckResponse.SerializeToString
     ),
@@ -118,7 +125,10 @@ class Echo:
 
 @asynccontextmanager
 async def echo_server(
-    mesh: Mesh, forwarders: frozenset[SpiffeId] = frozenset(), auditor: Auditor = UNRECORDED
+    mesh: Mesh,
+    forwarders: frozenset[SpiffeId] = frozenset(),
+    auditor: Auditor = UNRECORDED,
+    bounds: Bounds = MEMBERS,
 ) -> AsyncIterator[Echo]:
     """Serves as the domain service of `servers`."""
     name, audience = mesh.server_name("service", "servers"), mesh.trust_domain("servers")
@@ -130,5 +140,6 @@ async def echo_server(
         Authenticator(me.trust, audience, forwarders),
         lambda server: server.add_generic_rpc_handlers((generic,)),
         auditor=auditor,
+        bounds=bounds,
     ) as port:
         yield Echo(mesh, f"127.0.0.1:{port}", name, audience, me.trust)
