@@ -20,7 +20,9 @@ class Record:
     def __init__(self, auditor: Auditor) -> None:
         self._auditor = auditor
 
-    def stranger(self, context: Context, action: str, claimed: str, reason: str, *, allowed: bool) -> None:
+    def stranger(
+        self, context: Context, action: str, claimed: str, reason: str, *, allowed: bool, kind: str = ""
+    ) -> None:
         """A decision on who comes without a certificate, about the identity that they claim or prove."""
         self._auditor.record(
             Decision(
@@ -30,6 +32,7 @@ class Record:
                 reason=reason,
                 subject=claimed,
                 address=context.peer(),
+                kind=kind,
             )
         )
 
@@ -38,10 +41,18 @@ class Record:
         # Of those whom nobody knows the server tells.
         if not isinstance(refused, Unauthenticated):
             rules = refused.rules if isinstance(refused, PermissionMissing) else ()
-            self.known(action, str(refused), allowed=False, subject=subject, rules=rules)
+            kind = type(refused).__name__
+            self.known(action, str(refused), allowed=False, subject=subject, rules=rules, kind=kind)
 
     def known(
-        self, action: str, reason: str, *, allowed: bool, subject: str = "", rules: tuple[str, ...] = ()
+        self,
+        action: str,
+        reason: str,
+        *,
+        allowed: bool,
+        subject: str = "",
+        rules: tuple[str, ...] = (),
+        kind: str = "",
     ) -> None:
         """A decision on the caller of the running call, by its certificate."""
         peer = str(caller().peer)
@@ -55,5 +66,6 @@ class Record:
                 peer=peer,
                 address=caller().address,
                 rules=rules,
+                kind=kind,
             )
         )

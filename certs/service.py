@@ -61,7 +61,9 @@ class EnrolmentService(authority_pb2_grpc.AuthorityServicer):
             redeemed = await asyncio.to_thread(self._enroll, request)
         except TelltaleError as refused:
             claimed = _claimed(request.join_token)
-            self._record.stranger(context, ENROLL, claimed, str(refused), allowed=False)
+            # The ledger's words are its own: that a token was used twice shall not hide behind a guess.
+            kind = "" if isinstance(refused, Unauthenticated) else type(refused).__name__
+            self._record.stranger(context, ENROLL, claimed, str(refused), allowed=False, kind=kind)
             # The platform's log may be out of reach, or in the hands of whoever tries.
             _log.warning("enrolment refused", claimed=claimed, peer=peer, reason=str(refused))
             raise
@@ -98,7 +100,8 @@ class EnrolmentService(authority_pb2_grpc.AuthorityServicer):
             self._limit.knock(context.peer())
         except LimitExceeded as refused:
             # Whom it claims to be is not read: a flood shall cost little.
-            self._record.stranger(context, action, "", str(refused), allowed=False)
+            kind = type(refused).__name__
+            self._record.stranger(context, action, "", str(refused), allowed=False, kind=kind)
             raise
 
     def _people(self) -> Logins:
@@ -194,7 +197,7 @@ class AuthorityService(authority_pb2_grpc.AuthorityServicer):
             # Of those whom nobody knows the server tells.
             raise
         except TelltaleError as refused:
-            self._record.known(action, str(refused), allowed=False)
+            self._record.known(action, str(refused), allowed=False, kind=type(refused).__name__)
             raise
 
     async def _require_own(self, context: Context) -> None:

@@ -18,12 +18,12 @@ class Decisions:
         self._auditor = auditor
 
     def allowed(self, action: str, reason: str) -> None:
-        self._record(action, reason, allowed=True)
+        self._record(action, reason, "", allowed=True)
 
     def denied(self, action: str, reason: Exception) -> None:
-        self._record(action, str(reason), allowed=False)
+        self._record(action, str(reason), type(reason).__name__, allowed=False)
 
-    def _record(self, action: str, reason: str, *, allowed: bool) -> None:
+    def _record(self, action: str, reason: str, kind: str, *, allowed: bool) -> None:
         known = caller()
         self._auditor.record(
             Decision(
@@ -31,6 +31,7 @@ class Decisions:
                 allowed=allowed,
                 principal=str(known.principal),
                 reason=reason,
+                kind=kind,
                 peer=str(known.peer),
                 address=known.address,
             )

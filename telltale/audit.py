@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv6Network
 from typing import Protocol
 from urllib.parse import unquote
@@ -60,6 +61,8 @@ def place_of(peer: str) -> str:
     return peer if found is None else found["four"] or found["six"]
 
 
+# Those who knock knock often.
+@lru_cache(maxsize=4096)
 def neighbourhood_of(peer: str) -> str:
     """What counts as one address: an IPv4 address, or the /64 that one host of IPv6 has to itself."""
     address = place_of(peer)

@@ -86,7 +86,8 @@ class Logins:
         except TelltaleError as refused:
             claimed = _claimed(request.subject_token)
             _log.warning("login refused", claimed=claimed, peer=context.peer(), reason=str(refused))
-            self._decisions.stranger(context, LOGIN, claimed, str(refused), allowed=False)
+            kind = type(refused).__name__
+            self._decisions.stranger(context, LOGIN, claimed, str(refused), allowed=False, kind=kind)
             raise
         reason = f"logged in at {self._settings.provider.issuer}; groups {', '.join(session.groups)}"
         who = str(spiffe_id_of(known))

@@ -23,7 +23,7 @@ from telltale.api.platform.v1.audit_pb2 import AuditRecord
 from telltale.audit import Decision
 from telltale.contract.image import own_image
 from telltale.identity.workload import Workload
-from telltale.source.folding import Folded, Folding
+from telltale.source.folding import Folded, Folding, Room
 from telltale.source.own import Publish, half_of_freshness, own_source
 
 AUDIT = "mesh.audit"
@@ -33,9 +33,11 @@ _INTERVAL = timedelta(minutes=1)
 # A new decision waits this long for others, so that a flood of them becomes few batches.
 _GATHER_SECONDS = 1.0
 # Sources times products, and readers times products, of a large domain.
-_MAX_ALLOWED = 10_000
-# What strangers claim is theirs to invent: they fill their own room, and nobody else's.
-_MAX_DENIED = 1_000
+_ALLOWED = Room(shared=10_000, of_one=1_000, callers=10_000)
+# All agents of a large domain, when its policy forgets them. What is denied is the caller's to invent.
+_DENIED = Room(shared=1_000, of_one=100, callers=10_000)
+# So is what strangers claim, who have their own room. One address may try 90 times a minute to join.
+_STRANGERS = Room(shared=1_000, of_one=100, callers=1_000)
 # Making records takes its time: the event loop does other things in between.
 _RECORDS_AT_ONCE = 1_000
 
@@ -69,8 +71,11 @@ class Audit:
         self._sign_of_life = sign_of_life.total_seconds()
         self._told = float("-inf")
         self._lock = threading.Lock()
-        self._allowed = Folding(_MAX_ALLOWED)
-        self._denied = Folding(_MAX_DENIED)
+        self._denied = Folding(_DENIED)
+        self._strangers = Folding(_STRANGERS)
+        self._allowed = Folding(_ALLOWED)
+        # Decisions that could not be published.
+        self._lost = 0
         self._woken = asyncio.Event()
         self._stopping = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -93,11 +98,19 @@ class Audit:
         """Counts a decision. Never waits: a dict is looked up."""
         now = time.time_ns()
         with self._lock:
-            new = (self._allowed if decision.allowed else self._denied).add(decision, now)
+            new = self._folding(decision).add(decision, now)
         if new:
             # When the loop is closed the process ends, and nobody is left to be told.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._woken.set)
+
+    def _folding(self, decision: Decision) -> Folding:
+        if decision.allowed:
+            return self._allowed
+        return self._denied if decision.peer else self._strangers
+
+    def _foldings(self) -> tuple[Folding, ...]:
+        return self._denied, self._strangers, self._allowed
 
     async def _tell_new(self) -> None:
         while not self._stopping.is_set():
@@ -105,7 +118,7 @@ class Audit:
             await self._pause(_GATHER_SECONDS)
             self._woken.clear()
             with self._lock:
-                folded = self._denied.take_fresh() + self._allowed.take_fresh()
+                folded = [one for folding in self._foldings() for one in folding.take_fresh()]
             if folded:
                 await self._tell(folded, 0)
 
@@ -124,8 +137,8 @@ class Audit:
     async def _tell_all(self) -> None:
         """Publishes all that is open and begins anew; an empty batch, if it is time for one."""
         with self._lock:
-            folded = self._denied.take_all() + self._allowed.take_all()
-            lost = self._denied.take_lost() + self._allowed.take_lost()
+            folded = [one for folding in self._foldings() for one in folding.take_all()]
+            lost, self._lost = self._lost, 0
         if folded or lost or time.monotonic() - self._told >= self._sign_of_life:
             await self._tell(folded, lost)
 
@@ -133,9 +146,7 @@ class Audit:
         for start in range(0, max(len(folded), 1), _RECORDS_AT_ONCE):
             part = folded[start : start + _RECORDS_AT_ONCE]
             try:
-                await self._publish(
-                    AUDIT, [self._record_of(one) for one in part], losses=_losses(lost, self._interval)
-                )
+                await self._publish(AUDIT, [self._record_of(one) for one in part], losses=_losses(lost))
                 lost = 0
                 self._told = time.monotonic()
             except Exception as failed:
@@ -144,7 +155,7 @@ class Audit:
                 log.warning("decisions not published", decisions=lost, reason=str(failed))
         if lost:
             with self._lock:
-                self._denied.lost += lost
+                self._lost += lost
 
     def _record_of(self, folded: Folded) -> AuditRecord:
         decision = folded.decision
@@ -165,13 +176,10 @@ class Audit:
         )
 
 
-def _losses(decisions: int, interval: float) -> list[Loss]:
+def _losses(decisions: int) -> list[Loss]:
     if not decisions:
         return []
-    detail = (
-        f"more than {_MAX_ALLOWED} different permissions or {_MAX_DENIED} denials within {interval:g} s, "
-        "or not published"
-    )
+    detail = "decisions could not be published when they were made"
     return [Loss(records=decisions, reason=LossReason.LOSS_REASON_BOUND, detail=detail)]
 
 

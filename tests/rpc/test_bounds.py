@@ -172,8 +172,10 @@ async def _is_refused(channel: grpc.aio.Channel, metadata: Metadata) -> bool:
 async def test_a_caller_that_does_not_take_its_answers_holds_calls_of_its_own_only(
     narrow: Echo, agent: Workload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ended_with: list[Any] = []
-    monkeypatch.setattr(guard._calls, "add", lambda number, labels: ended_with.append(labels))
+    returned: asyncio.Queue[str] = asyncio.Queue()
+    monkeypatch.setattr(
+        guard._calls, "add", lambda number, labels: returned.put_nowait(labels["rpc.response.status_code"])
+    )
     async with narrow.channel(agent) as channel:
         metadata = await call_metadata(agent, narrow.audience)
         unread = [opened(channel, "/echo/Answers", metadata) for _ in range(3)]
@@ -181,9 +183,7 @@ async def test_a_caller_that_does_not_take_its_answers_holds_calls_of_its_own_on
             await call.write(b"")
         # The handlers have returned, and what they returned is on its way for as long as the caller likes.
         async with asyncio.timeout(10):
-            while len(ended_with) < 3:
-                await asyncio.sleep(0.01)
-        assert {labels["rpc.response.status_code"] for labels in ended_with} == {"OK"}
+            assert [await returned.get() for _ in unread] == ["OK", "OK", "OK"]
         assert await _is_refused(channel, metadata)
         for call in unread:
             call.cancel()

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from telltale.api.mesh.v1.batch_pb2 import LossReason
 from telltale.api.mesh.v1.stream_pb2 import SubscribeRequest
 from telltale.api.platform.v1.audit_pb2 import AuditRecord
 from telltale.api.platform.v1.audit_pb2_grpc import AuditStub
 from telltale.audit import Decision, place_of
 from telltale.source.audit import AUDIT, Audit, self_audit
-from telltale.source.folding import Folding
+from telltale.source.folding import Folding, Room
 from tests.source.test_telemetry import Published, first_batch
 from tests.support.domain import DOMAINS, running
 from tests.support.mesh import Mesh
@@ -31,6 +30,8 @@ PUSHED = Decision(
     rules=("agents-push",),
 )
 DENIED = replace(PUSHED, action="subscribe", allowed=False, reason="no policy permits it", rules=())
+GATEWAY = "spiffe://platform.telltale.internal/gateway"
+MANY = Room(shared=10, of_one=10, callers=10)
 
 
 def audit(publish: Published, interval: float = 3600, sign_of_life: float = 7200) -> Audit:
@@ -58,7 +59,7 @@ def test_an_address_is_told_without_its_port(peer: str, place: str) -> None:
 
 
 def test_equal_decisions_are_one_with_their_count_and_times() -> None:
-    folding = Folding(10)
+    folding = Folding(MANY)
     assert folding.add(PUSHED, 1_000)
     assert not folding.add(PUSHED, 2_000)
     # The same from another port is the same.
@@ -72,7 +73,7 @@ def test_equal_decisions_are_one_with_their_count_and_times() -> None:
 
 
 def test_what_is_new_can_be_told_at_once_and_nothing_is_told_twice() -> None:
-    folding = Folding(10)
+    folding = Folding(MANY)
     folding.add(DENIED, 1)
     (new,) = folding.take_fresh()
     assert (new.first, new.count) == (1, 1)
@@ -85,7 +86,7 @@ def test_what_is_new_can_be_told_at_once_and_nothing_is_told_twice() -> None:
 
 
 def test_what_goes_on_in_the_next_interval_is_not_new_and_after_a_pause_it_is() -> None:
-    folding = Folding(10)
+    folding = Folding(MANY)
     assert folding.add(PUSHED, 1)
     folding.take_all()
     assert not folding.add(PUSHED, 2)
@@ -95,24 +96,92 @@ def test_what_goes_on_in_the_next_interval_is_not_new_and_after_a_pause_it_is() 
 
 
 def test_a_clock_that_is_set_back_makes_no_time_that_ends_before_it_begins() -> None:
-    folding = Folding(10)
+    folding = Folding(MANY)
     folding.add(PUSHED, 9_000)
     folding.add(PUSHED, 1_000)
     (one,) = folding.take_all()
     assert one.first <= one.last and one.count == 2
 
 
-def test_kinds_of_decisions_beyond_the_room_are_counted_as_lost_and_known_ones_still_count() -> None:
-    folding = Folding(2)
+def of(number: int, decision: Decision = DENIED) -> Decision:
+    """The same decision on one of many callers."""
+    name = f"spiffe://servers.telltale.internal/agent/{number}"
+    return replace(decision, principal=name, peer=name)
+
+
+def test_decisions_beyond_a_callers_share_are_one_under_its_name_and_known_ones_still_count() -> None:
+    folding = Folding(Room(shared=10, of_one=2, callers=10))
     for product in ("servers.a", "servers.b", "servers.c", "servers.d", "servers.a"):
-        folding.add(replace(PUSHED, product=product), 1)
-    assert [one.count for one in folding.take_all()] == [2, 1]
-    assert folding.take_lost() == 2
-    assert folding.take_lost() == 0
+        folding.add(replace(DENIED, product=product), 1)
+    told = folding.take_all()
+    assert [(one.decision.product, one.count) for one in told] == [
+        ("servers.a", 2),
+        ("servers.b", 1),
+        ("", 2),
+    ]
+    rest = told[2].decision
+    assert (rest.principal, rest.peer, rest.address, rest.allowed) == (WEB1, WEB1, "192.0.2.1", False)
+    assert rest.reason.startswith("one of many different decisions on this caller within a minute")
+    assert rest.reason.endswith("the first of them: no policy permits it")
+
+
+def test_what_a_caller_writes_makes_no_other_decision_of_the_same_kind() -> None:
+    folding = Folding(MANY)
+    for number in range(1_000):
+        folding.add(replace(DENIED, reason=f"{number} is no product", kind="NotFound"), number)
+    folding.add(replace(DENIED, reason="0 is no product", kind="PermissionMissing"), 1_000)
+    told = folding.take_all()
+    assert [(one.decision.reason, one.count) for one in told] == [
+        ("0 is no product", 1_000),
+        ("0 is no product", 1),
+    ]
+
+
+def test_a_caller_with_100_000_different_denials_hides_nobodys_single_one() -> None:
+    folding = Folding(Room(shared=20, of_one=20, callers=100))
+    for number in range(100_000):
+        folding.add(replace(DENIED, product=f"servers.p{number}"), number)
+    assert folding.add(of(1), 100_000)
+    # Nor do several of them together, through a forwarder or from many addresses.
+    for number in range(10_000):
+        crowd = of(2 + number % 5, replace(DENIED, product=f"servers.p{number}"))
+        folding.add(replace(crowd, peer=GATEWAY, address=f"192.0.2.{number % 250}"), number)
+    assert folding.add(replace(of(9), peer=GATEWAY), 200_000)
+    told = folding.take_all()
+    single = [one for one in told if one.decision.principal in (of(1).principal, of(9).principal)]
+    assert [(one.decision.product, one.count) for one in single] == [("servers.cpu", 1)] * 2
+    assert sum(one.count for one in told) == 110_002
+    # 20 that share the room, the first of 8 callers, and for 6 of them the rest.
+    assert len(told) == 20 + 8 + 6
+
+
+def test_callers_beyond_the_room_are_counted_as_many() -> None:
+    folding = Folding(Room(shared=10, of_one=2, callers=3))
+    for number in range(100_000):
+        folding.add(of(number), number)
+    told = folding.take_all()
+    assert [one.count for one in told] == [1, 1, 1, 99_997]
+    assert told[3].decision == Decision(
+        "subscribe", False, "", "more than 3 callers within a minute; those beyond are told as one"
+    )
+    # The next interval begins with room for everybody.
+    assert folding.add(of(77), 1)
+
+
+def test_a_strangers_many_names_and_addresses_are_one_caller() -> None:
+    folding = Folding(Room(shared=10, of_one=2, callers=10))
+    for number in range(1_000):
+        name = f"spiffe://servers.telltale.internal/agent/{number}"
+        folding.add(
+            Decision("enroll", False, name, "unknown", address=f"ipv6:[2001:db8::{number:x}]:4711"), number
+        )
+    told = folding.take_all()
+    assert [one.count for one in told] == [1, 1, 998]
+    assert (told[2].decision.principal, told[2].decision.address) == ("", "2001:db8::/64")
 
 
 def test_what_a_stranger_claims_is_cut_and_can_be_encoded() -> None:
-    folding = Folding(10)
+    folding = Folding(MANY)
     claim = replace(DENIED, principal="x" * 10_000, reason="\ud800" + "y" * 10_000, product="z" * 10_000)
     folding.add(claim, 1)
     folding.add(claim, 2)
@@ -183,16 +252,23 @@ async def test_decisions_of_any_thread_are_counted() -> None:
     assert sum(record.count for record in records(published)) == 4_000
 
 
-async def test_a_flood_of_denials_is_bounded_the_rest_declared_and_permissions_keep_their_room() -> None:
+async def test_a_flood_of_denials_is_bounded_and_hides_no_other_decision() -> None:
     published = Published()
     async with audit(published) as mine:
         for number in range(1_500):
-            mine.record(replace(DENIED, principal=f"spiffe://servers.telltale.internal/agent/{number}"))
+            mine.record(replace(DENIED, product=f"servers.p{number}"))
+            # A stranger names whom it likes, and has a room apart.
+            mine.record(replace(of(number), peer="", address="192.0.2.7"))
+        mine.record(of(1))
         mine.record(PUSHED)
-    assert len([record for record in records(published) if not record.allowed]) == 1_000
-    assert [record.action for record in records(published) if record.allowed] == ["push"]
-    (loss,) = published.losses
-    assert loss.records == 500 and loss.reason == LossReason.LOSS_REASON_BOUND
+    told = records(published)
+    assert [(one.product, one.count) for one in told if one.principal == of(1).principal and one.peer] == [
+        ("servers.cpu", 1)
+    ]
+    assert [one.action for one in told if one.allowed] == ["push"]
+    assert sum(one.count for one in told) == 3_002
+    assert len(told) == 101 + 101 + 2
+    assert published.losses == []
 
 
 async def test_decisions_that_could_not_be_published_are_declared_when_it_is_possible_again() -> None:
