@@ -1,6 +1,7 @@
 """A host's agent, taken over with its key: it speaks of its own host, and reads and reaches nothing."""
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
@@ -28,6 +29,7 @@ from tests.support.attacker import (
     SERVERS,
     SERVERS_API,
     Attacker,
+    HeldCalls,
     answer,
     bearer,
 )
@@ -226,6 +228,23 @@ async def test_an_agent_gets_no_identity_but_its_own(attacker: Attacker, mallory
         metadata = await bearer(mallory, "servers")
         code, detail = await answer(channel, f"{MESH_API}Authority/CreateJoinToken", invite, metadata)
     assert (code, "`invite`" in detail) == ("PERMISSION_DENIED", True), detail
+
+
+async def test_an_agent_that_opens_thousands_of_calls_keeps_nobody_else_from_a_token(
+    attacker: Attacker, mallory: Workload
+) -> None:
+    most = 64
+    async with contextlib.AsyncExitStack() as stack:
+        channels = [
+            await stack.enter_async_context(attacker.authority_channel(mallory, "servers")) for _ in range(50)
+        ]
+        # An IssueToken that never comes: its headers alone would hold a call of the authority.
+        held = HeldCalls(channels, f"{MESH_API}Authority/IssueToken", 3_000)
+        await stack.enter_async_context(held)
+        (said,) = await held.refused(3_000 - most)
+        assert said.startswith(f"{mallory.spiffe_id} has {most} calls open at this server")
+        other = attacker.steal("agent")
+        assert await other.token(SERVERS)
 
 
 async def test_an_agent_registers_nothing_and_decides_for_nobody(

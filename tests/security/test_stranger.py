@@ -16,8 +16,10 @@ from telltale.identity.keys import new_key, signing_request
 from telltale.naming import server_name
 from tests.support.attacker import (
     MESH,
+    MESH_API,
     SERVERS,
     Attacker,
+    HeldCalls,
 )
 
 # All of them share one mesh, which lives in one worker.
@@ -58,6 +60,26 @@ async def test_a_flood_of_guesses_from_one_address_keeps_nobody_else_from_joinin
     assert "wait a minute" in str(said[-1])
     token = attacker.join_token("operators", "/honest")
     assert (await authority.enroll(JoinToken.parse(token), new_key())).spiffe_id.path == "/honest"
+
+
+async def test_calls_that_are_opened_from_one_address_keep_nobody_else_from_joining(
+    attacker: Attacker,
+) -> None:
+    most, name = 64, server_name("authority", f"operators.{MESH}")
+    authority = attacker.authority("operators")
+    async with contextlib.AsyncExitStack() as stack:
+        address = await stack.enter_async_context(_from_address("127.0.0.67", authority._enrollment))
+        channels = [
+            await stack.enter_async_context(dial(address, name, attacker.trust.root_pem)) for _ in range(40)
+        ]
+        # One connection takes four.
+        held = HeldCalls(channels, f"{MESH_API}Authority/Enroll", 4 * len(channels))
+        await stack.enter_async_context(held)
+        (said,) = await held.refused(4 * len(channels) - most)
+        assert said.startswith(f"127.0.0.67 without a token has {most} calls open at this server")
+        token = attacker.join_token("operators", "/honest-too")
+        joined = await authority.enroll(JoinToken.parse(token), new_key())
+        assert joined.spiffe_id.path == "/honest-too"
 
 
 @contextlib.asynccontextmanager

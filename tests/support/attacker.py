@@ -1,13 +1,14 @@
 """Whoever has stolen credentials of a running mesh: real identities, real calls to its processes."""
 
 import asyncio
+import itertools
 import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import grpc.aio
@@ -45,6 +46,39 @@ STATES = {
 Metadata = tuple[tuple[str, str], ...]
 # Identities that an authority has issued already: it takes only so many newcomers a minute.
 _enrolled: dict[tuple[Path, str, str], Credentials] = {}
+
+
+class HeldCalls:
+    """Calls that are opened over many connections and never made: headers, and no request."""
+
+    def __init__(self, channels: Sequence[grpc.aio.Channel], method: str, number: int) -> None:
+        stubs: list[Any] = [channel.stream_stream(method) for channel in channels]
+        calls = [stubs[index % len(stubs)]() for index in range(number)]
+        self._ending = [asyncio.create_task(self._end(call)) for call in calls]
+
+    async def refused(self, number: int) -> set[str]:
+        """What so many of them are told that are refused for their number, once they are."""
+        told = [await each for each in itertools.islice(asyncio.as_completed(self._ending), number)]
+        assert {code for code, _ in told} == {"RESOURCE_EXHAUSTED"}, told[:3]
+        return {said for _, said in told}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        for each in self._ending:
+            each.cancel()
+        await asyncio.gather(*self._ending, return_exceptions=True)
+
+    @staticmethod
+    async def _end(call: Any) -> tuple[str, str]:
+        try:
+            await call.read()
+        except grpc.aio.AioRpcError as failed:
+            return failed.code().name, failed.details() or ""
+        finally:
+            call.cancel()
+        return "OK", ""
 
 
 class Attacker:
