@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import grpc.aio
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
-from gateway import subscription
+from gateway import proxy, subscription
 from telltale.api.mesh.v1.access_pb2 import ACTION_DISCOVER, ACTION_LIST, ACTION_SUBSCRIBE
 from telltale.api.mesh.v1.batch_pb2 import Cursor, Delivery, GapReason, Position, SealedFrame
 from telltale.api.mesh.v1.catalog_pb2 import (
@@ -31,6 +32,7 @@ from telltale.api.servers.v1.disk_usage_pb2_grpc import DiskUsageStub
 from telltale.contract import Schema, contracts_in, own_image
 from telltale.contract.reflection import pull
 from telltale.identity.workload import Workload
+from telltale.rpc.bounds import MEMBERS
 from telltale.rpc.client import call_metadata
 from tests.gateway.wire import FakeDomain, Gateway, domain_service, gateway_service
 from tests.support.mesh import Mesh, MeshIssuer
@@ -234,6 +236,18 @@ async def test_the_typed_subscribe_of_a_product_reads_the_same(
         log.append(2)
         assert await places(call, 2) == log.appended[4:]
         call.cancel()
+
+
+async def test_a_typed_subscribe_whose_request_does_not_come_is_ended(
+    gateway: Gateway, servers: FakeDomain, operator: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proxy, "MEMBERS", replace(MEMBERS, first_message=0.05))
+    servers.permit(operator, *READ)
+    await gateway.register(servers)
+    async with gateway.channel(operator) as channel:
+        opened = channel.stream_stream("/telltale.api.servers.v1.DiskUsage/Subscribe")
+        failed = await refused(opened(metadata=await gateway.metadata(operator)).read())
+    assert failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 async def test_a_domain_that_restarts_and_loses_its_log_is_a_gap(

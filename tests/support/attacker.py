@@ -5,6 +5,7 @@ import itertools
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -59,8 +60,9 @@ class HeldCalls:
     async def refused(self, number: int) -> set[str]:
         """What so many of them are told that are refused for their number, once they are."""
         told = [await each for each in itertools.islice(asyncio.as_completed(self._ending), number)]
-        assert {code for code, _ in told} == {"RESOURCE_EXHAUSTED"}, told[:3]
-        return {said for _, said in told}
+        # Of calls that come in a flood gRPC itself cancels some.
+        assert {code for code, _ in told} <= {"RESOURCE_EXHAUSTED", "CANCELLED"}, Counter(told)
+        return {said for code, said in told if code == "RESOURCE_EXHAUSTED"}
 
     async def __aenter__(self) -> Self:
         return self
