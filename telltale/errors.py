@@ -4,6 +4,7 @@ TelltaleError
 ├── ConfigurationError     a setting is missing or wrong: fix it and start again
 ├── InvalidInput           the request is not what the contract says
 ├── Unauthenticated        nobody knows who calls; carries what is known all the same
+│   └── Unproven           its message repeats what the caller has written
 ├── PermissionMissing      the caller is known and may not; carries the permission
 ├── NotFound               no such thing
 ├── Precondition           not now: something else has to happen first
@@ -36,6 +37,10 @@ class Unauthenticated(TelltaleError):
     # certificate claims.
     peer = ""
     claimed = ""
+
+
+class Unproven(Unauthenticated):
+    """One whose message repeats what the caller has written and nothing has proven."""
 
 
 class PermissionMissing(TelltaleError):

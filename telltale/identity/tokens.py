@@ -11,7 +11,7 @@ from typing import Any
 
 import jwt
 
-from telltale.errors import InvalidInput, Unauthenticated
+from telltale.errors import InvalidInput, Unauthenticated, Unproven
 from telltale.identity.trust import Trust
 from telltale.naming import SpiffeId, check_group
 
@@ -82,9 +82,7 @@ class TokenVerifier:
 
     def _verify(self, token: str, thumbprint: bytes | None) -> Token:
         if len(token) > _LARGEST:
-            raise Unauthenticated(
-                f"a token of {len(token)} characters is too long; fetch one from your authority"
-            )
+            raise Unproven(f"a token of {len(token)} characters is too long; fetch one from your authority")
         claims = self._signed_claims(token)
         try:
             subject = SpiffeId.parse(claims["sub"])
@@ -147,7 +145,7 @@ class TokenVerifier:
                 f"the token is not meant for {self._audience}; ask your authority for one with that audience"
             ) from None
         except (jwt.PyJWTError, ValueError, TypeError) as refused:
-            raise Unauthenticated(f"the token does not hold ({refused}); fetch a new one") from None
+            raise Unproven(f"the token does not hold ({refused}); fetch a new one") from None
 
 
 def _groups(claims: dict[str, Any]) -> frozenset[str]:

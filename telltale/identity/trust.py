@@ -13,7 +13,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import crypto
 
-from telltale.errors import InvalidInput, Unauthenticated
+from telltale.errors import InvalidInput, Unauthenticated, Unproven
 from telltale.identity.bundle import (
     JWKS_SUFFIX,
     ROOT_FILE,
@@ -125,7 +125,7 @@ class Trust:
         try:
             return self._bundle.token_keys[trust_domain]
         except KeyError:
-            raise Unauthenticated(
+            raise Unproven(
                 f"the trust domain {trust_domain[:200]!r} is not in this process's trust bundle; "
                 f"add its {JWKS_SUFFIX} file"
             ) from None

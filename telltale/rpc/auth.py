@@ -12,7 +12,7 @@ import grpc.aio
 from cryptography import x509
 
 from telltale.audit import place_of
-from telltale.errors import Unauthenticated
+from telltale.errors import Unauthenticated, Unproven
 from telltale.identity.keys import thumbprint
 from telltale.identity.tokens import TokenVerifier
 from telltale.identity.trust import Trust, chain_der
@@ -163,7 +163,7 @@ def _only(metadata: tuple[tuple[str, str | bytes], ...], key: str) -> str | None
     """The one value of a key; two could mean different things to two readers."""
     values = [value for name, value in metadata if name == key]
     if len(values) > 1:
-        raise Unauthenticated(f"the metadata `{key}` appears {len(values)} times; send it once")
+        raise Unproven(f"the metadata `{key}` appears {len(values)} times; send it once")
     if not values:
         return None
     return values[0] if isinstance(values[0], str) else values[0].decode("ascii", "replace")

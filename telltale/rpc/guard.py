@@ -15,7 +15,7 @@ import structlog
 from opentelemetry import metrics
 
 from telltale.audit import UNRECORDED, Auditor, Decision, place_of
-from telltale.errors import LimitExceeded, TelltaleError, Unauthenticated, Unavailable
+from telltale.errors import LimitExceeded, TelltaleError, Unauthenticated, Unavailable, Unproven
 from telltale.rpc.auth import CallAuthenticator, Caller, Context, set_caller
 from telltale.rpc.bounds import Bounds, Calls
 from telltale.rpc.requests import Decode, single, streamed
@@ -253,6 +253,7 @@ class _Call:
 
     def _record(self, action: str, refused: Unauthenticated | LimitExceeded) -> None:
         """Tells of a caller whom this server does not know, or no longer, or who has too many calls."""
+        method = self._guard.label(self._method)
         known, peer, claimed = self._known, "", ""
         if known is not None:
             peer = str(known.peer)
@@ -263,8 +264,8 @@ class _Call:
                 action=action,
                 allowed=False,
                 principal=str(known.principal) if known is not None else peer or claimed,
-                reason=f"{refused} ({self._guard.label(self._method)})",
-                kind=type(refused).__name__,
+                reason=f"{refused} ({method})",
+                kind=f"Unproven ({method})" if isinstance(refused, Unproven) else "",
                 peer=peer,
                 address=place_of(self.context.peer()),
             )

@@ -313,6 +313,22 @@ async def test_everybody_who_is_not_known_is_recorded_with_what_is_proven_and_cl
         assert not [part for part in token.removeprefix("Bearer ").split(".") if part in str(recorded)]
 
 
+async def test_what_a_caller_invents_makes_one_kind_of_refusal_and_what_is_found_out_its_own(
+    mesh: Mesh,
+) -> None:
+    agent, other = mesh.workload("servers", "/agent/web1"), mesh.workload("servers", "/agent/web2")
+    recorded = Recorded()
+    async with echo_server(mesh, auditor=recorded) as echo:
+        for number in range(3):
+            invented = signed(mesh, "servers", agent.credentials, iss=f"invented{number}.telltale.test")
+            await refusal(echo, agent, authorization=f"Bearer {invented}")
+        await refusal(echo, agent, authorization=await bearer(other, echo.audience))
+    *invented_ones, thief = recorded.decisions
+    assert {one.kind for one in invented_ones} == {"Unproven (/echo/Who)"}
+    assert len({one.reason for one in invented_ones}) == 3
+    assert "bound to another certificate" in thief.reason and thief.kind == ""
+
+
 async def test_a_stream_that_ends_with_its_token_is_no_refusal(tmp_path: Path) -> None:
     mesh = Mesh.create(tmp_path, "servers", token_life=timedelta(seconds=2))
     agent, recorded = mesh.workload("servers", "/agent/web1"), Recorded()
