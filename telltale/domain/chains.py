@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from datetime import timedelta
 from enum import Enum
 
 from google.protobuf.message import DecodeError
@@ -9,6 +10,7 @@ from google.protobuf.message import DecodeError
 from telltale.api.mesh.v1.batch_pb2 import Header, SealedBatch
 from telltale.api.mesh.v1.ingest_pb2 import ChainHead
 from telltale.seal.chain import Head, Link, Range, covers, follow
+from telltale.seal.verify import MAX_FUTURE
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS chains (
@@ -19,6 +21,8 @@ SCHEMA = (
 )
 # Ranges of a chain that never arrived; of more, the oldest become one.
 _MAX_MISSING = 256
+# How far ahead of the receiver's clock a chain may begin: as far as a batch may be sealed.
+_MAX_AHEAD_MS = MAX_FUTURE // timedelta(milliseconds=1)
 
 
 class Place(Enum):
@@ -30,13 +34,14 @@ class Place(Enum):
     STALE = "stale"
     CONTESTED = "contested"
     TOO_LATE = "too late"
+    AHEAD = "ahead"
 
 
-def place(db: sqlite3.Connection, header: Header, header_sha256: bytes) -> Place:
+def place(db: sqlite3.Connection, header: Header, header_sha256: bytes, now_ms: int) -> Place:
     head, missing = _chain(db, header)
     link = follow(head, header, header_sha256)
     if link is Link.NEXT:
-        return Place.NEXT
+        return Place.AHEAD if _begins_ahead(header, head, now_ms) else Place.NEXT
     if link is Link.FORK:
         return Place.FORK
     row = db.execute(
@@ -49,6 +54,16 @@ def place(db: sqlite3.Connection, header: Header, header_sha256: bytes) -> Place
         return Place.CONTESTED if head is not None and _goes_on(db, header, head) else Place.STALE
     # Retention may have passed over a batch that was kept; one that never came must not be acked.
     return Place.TOO_LATE if covers(missing, header.sequence) else Place.DUPLICATE
+
+
+def _begins_ahead(header: Header, head: Head | None, now_ms: int) -> bool:
+    """Whether it begins a chain that no honest clock begins now.
+
+    Whoever held a key for a moment could raise the epoch by years otherwise, and leave its owner behind.
+    Right above the known epoch a chain may always begin: one that was raised leaves nobody behind.
+    """
+    known = head.epoch if head is not None else 0
+    return header.epoch > known + 1 and header.epoch > now_ms + _MAX_AHEAD_MS
 
 
 def _goes_on(db: sqlite3.Connection, header: Header, head: Head) -> bool:

@@ -330,7 +330,7 @@ class ProductLog:
         now = time.time_ns() // 1_000_000
         if one.follows and not chains.holds(db, header, one.follows):
             return unready(header, one.follows)
-        place = chains.place(db, header, one.header_sha256)
+        place = chains.place(db, header, one.header_sha256, now)
         if place is chains.Place.DUPLICATE and one.refused is None:
             return None
         if one.refused is not None:

@@ -53,10 +53,21 @@ def _contested(header: Header) -> BatchRefused:
     )
 
 
+def _ahead(header: Header) -> BatchRefused:
+    # Not final: the source begins anew as soon as its clock is right.
+    return BatchRefused(
+        RefusalReason.REFUSAL_REASON_FUTURE,
+        f"epoch {header.epoch} of {header.product} lies more than five minutes ahead of this clock; set the"
+        f" clock of {header.source}",
+        final=False,
+    )
+
+
 _REFUSALS = {
     Place.FORK: _fork,
     Place.TOO_LATE: _broken,
     Place.STALE: _stale,
+    Place.AHEAD: _ahead,
     Place.CONTESTED: _contested,
     Place.DUPLICATE: _broken,
 }

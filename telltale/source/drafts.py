@@ -21,7 +21,7 @@ class Draft:
 class Sealed:
     """A batch ready for the spool.
 
-    `certificates`: the signer's chain in DER. `late`: sealed when that had ended, so that nobody takes it.
+    `certificates`: the signer's chain in DER. `late`: sealed while that was not valid: nobody takes it.
     """
 
     batch: SealedBatch

@@ -28,7 +28,7 @@ from telltale.rpc.client import answered, backoff, call_metadata, stream_metadat
 from telltale.seal.sealing import sha256
 from telltale.source.drafts import Resealer
 from telltale.source.rows import Spooled
-from telltale.source.spool import Spool, reason_name
+from telltale.source.spool import Spool, is_ahead, reason_name
 
 log = structlog.get_logger(__name__)
 
@@ -94,6 +94,8 @@ class Pusher:
         self._products = products
         self._schemas = schemas
         self._reseal = reseal
+        # Epochs of this source's chains, as the domain knew them when this was last connected.
+        self._known: dict[str, int] = {}
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._unreachable = asyncio.Event()
@@ -148,10 +150,12 @@ class Pusher:
                 await stub.Chains(ChainsRequest(), metadata=metadata, timeout=_CALL_SECONDS), self._address
             )
             heads = self._plausible(known.chains)
-            renewed = await self._spool.rechain(heads, time.time_ns() // 1_000_000, self._reseal)
+            self._known = {head.product: head.epoch for head in heads}
+            now_ms = time.time_ns() // 1_000_000
+            renewed = await self._spool.rechain(heads, now_ms, self._reseal)
             if renewed:
                 log.warning("chains start anew above what the domain knows", products=renewed)
-            late = await self._spool.reseal_late(self._reseal)
+            late = await self._spool.reseal_late(heads, now_ms, self._reseal)
             if late:
                 log.info("sealed again what was sealed without a valid certificate", products=late)
             schemas = SchemasStub(channel)
@@ -277,6 +281,9 @@ class Pusher:
                 await self._renew_if_clock_went_back(spooled)
             retry = _Contested if refusal.reason == RefusalReason.REFUSAL_REASON_FORK else _Retry
             raise retry(f"{spooled.product} {spooled.sequence}: {reason}: {detail}")
+        if await self._spool.is_late(spooled.id):
+            # By this clock's fault, which a seal of another moment mends.
+            raise _Retry(f"{spooled.product} {spooled.sequence}: {reason}: it has to be sealed again")
         log.error(
             "batch refused",
             product=spooled.product,
@@ -288,10 +295,12 @@ class Pusher:
         await self._spool.refuse(spooled, refusal)
 
     async def _renew_if_clock_went_back(self, refused: Spooled) -> None:
-        """Seals a chain anew that a clock ahead of the present one has sealed: it would wait until then."""
-        now = time.time()
-        if (sealed := await self._spool.sealed_time(refused.id)) is not None and sealed > now:
-            await self._spool.renew(refused.product, int(now * 1_000), self._reseal)
+        """Seals a chain anew that a clock ahead of the present one has begun or sealed; it would wait."""
+        now_ms = time.time_ns() // 1_000_000
+        sealed = await self._spool.sealed_time(refused.id)
+        if is_ahead(refused.epoch, now_ms) or (sealed is not None and sealed * 1_000 > now_ms):
+            known = self._known.get(refused.product, 0)
+            await self._spool.renew(refused.product, now_ms, known, self._reseal)
             log.warning("chain starts anew: this clock was ahead", product=refused.product)
 
 

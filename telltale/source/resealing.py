@@ -26,6 +26,7 @@ def in_place(db: sqlite3.Connection, product: str, first: int, reseal: Resealer)
         draft = Draft(epoch, sequence, before, tuple(header.holes))
         sealed = reseal(draft, SealedBatch.FromString(encoded))
         grown += rows.replace(db, identifier, sealed.batch.SerializeToString(), sealed.certificates)
+        rows.mark(db, identifier, product, late=sealed.late)
         previous = sha256(sealed.batch.header)
         head = rows.head(db, product)
         if head is not None and (head.epoch, head.sequence) == (epoch, sequence):

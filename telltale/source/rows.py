@@ -27,7 +27,7 @@ SCHEMA = (
     ) STRICT""",
     "CREATE INDEX IF NOT EXISTS batches_by_chain ON batches (product, epoch, sequence)",
     """CREATE TABLE IF NOT EXISTS certificates (sha256 TEXT PRIMARY KEY, der BLOB NOT NULL) STRICT""",
-    # Batches that were sealed when their signer's certificate had ended.
+    # Batches that were sealed when their signer's certificate had ended, or by a clock that was before it.
     "CREATE TABLE IF NOT EXISTS late (id INTEGER PRIMARY KEY, product TEXT NOT NULL) STRICT",
     """CREATE TABLE IF NOT EXISTS refused (
         product TEXT NOT NULL, epoch INTEGER NOT NULL, sequence INTEGER NOT NULL, records INTEGER NOT NULL,
@@ -77,9 +77,16 @@ def insert(
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (*row, names, zlib.crc32(row[-1])),
     )
-    if late:
-        db.execute("INSERT INTO late VALUES (?, ?)", (cursor.lastrowid, row[0]))
+    mark(db, cursor.lastrowid or 0, row[0], late=late)
     return len(row[-1]) + ROW_BYTES
+
+
+def mark(db: sqlite3.Connection, identifier: int, product: str, *, late: bool) -> None:
+    """Remembers of a batch whether it was sealed late."""
+    if late:
+        db.execute("INSERT OR IGNORE INTO late VALUES (?, ?)", (identifier, product))
+    else:
+        db.execute("DELETE FROM late WHERE id = ?", (identifier,))
 
 
 def replace(db: sqlite3.Connection, identifier: int, batch: bytes, certificates: Sequence[bytes]) -> int:
@@ -95,10 +102,18 @@ def replace(db: sqlite3.Connection, identifier: int, batch: bytes, certificates:
 
 def late(db: sqlite3.Connection) -> list[tuple[str, int]]:
     """Products with batches that were sealed late, and the first of them each."""
-    found = db.execute(
-        "SELECT product, min(id) FROM late WHERE id IN (SELECT id FROM batches) GROUP BY product"
-    ).fetchall()
+    found = db.execute("SELECT product, min(id) FROM late GROUP BY product").fetchall()
     return [(product, identifier) for product, identifier in found]
+
+
+def is_late(db: sqlite3.Connection, identifier: int) -> bool:
+    return db.execute("SELECT 1 FROM late WHERE id = ?", (identifier,)).fetchone() is not None
+
+
+def place(db: sqlite3.Connection, identifier: int) -> tuple[int, int]:
+    """Epoch and sequence of a batch."""
+    epoch, sequence = db.execute("SELECT epoch, sequence FROM batches WHERE id = ?", (identifier,)).fetchone()
+    return epoch, sequence
 
 
 def delete(db: sqlite3.Connection, identifier: int) -> int:
@@ -107,6 +122,7 @@ def delete(db: sqlite3.Connection, identifier: int) -> int:
     if row is None:
         return 0
     db.execute("DELETE FROM batches WHERE id = ?", (identifier,))
+    db.execute("DELETE FROM late WHERE id = ?", (identifier,))
     return int(row[0]) + ROW_BYTES
 
 

@@ -223,7 +223,7 @@ class Source:
             seal(credentials, header, payload),
             header.record_count,
             credentials.certificates,
-            late=header.sealed_time.ToDatetime(UTC) > credentials.not_after,
+            late=not credentials.not_before <= header.sealed_time.ToDatetime(UTC) <= credentials.not_after,
         )
 
 

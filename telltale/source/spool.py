@@ -8,6 +8,7 @@ import contextlib
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -20,6 +21,7 @@ from telltale.errors import Damaged, Unavailable
 from telltale.salvage import mark, open_or_recover
 from telltale.seal.chain import Head
 from telltale.seal.sealing import sha256
+from telltale.seal.verify import MAX_FUTURE
 from telltale.source import declarations, resealing, rows
 from telltale.source.drafts import Draft, Resealer, Sealer
 from telltale.source.rows import Spooled
@@ -29,6 +31,7 @@ log = structlog.get_logger(__name__)
 
 # Refusals that `refused` remembers for people.
 _MAX_REFUSED = 1000
+_MAX_AHEAD_MS = MAX_FUTURE // timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True)
@@ -192,34 +195,41 @@ class Spool:
 
         return await self._write(change)
 
-    async def reseal_late(self, reseal: Resealer) -> list[str]:
-        """Seals again, each in its place, what was sealed with a certificate that had ended.
+    async def reseal_late(self, known: Sequence[ChainHead], epoch: int, reseal: Resealer) -> list[str]:
+        """Seals again, each in its place, what was sealed when its certificate was not valid.
 
-        Nobody can have taken such a batch, nor what was sealed after it in its chain. Call it while nothing
-        is on its way. Returns the products.
+        Nobody can have taken such a batch, nor what was sealed after it in its chain. Where the domain has
+        refused it, its place in the chain is gone, and the chain starts anew. Call it while nothing is on its
+        way. Returns the products.
         """
+        heads = {head.product: (head.epoch, head.sequence) for head in known}
 
         def change(db: sqlite3.Connection) -> list[str]:
             products = []
             for product, first in rows.late(db):
+                place, refused = rows.place(db, first), heads.get(product, (0, 0))
                 self._give_up_damaged(db, product)
-                self._bytes += resealing.in_place(db, product, first, reseal)
+                if place <= refused:
+                    self._renew(db, product, epoch, refused[0], reseal)
+                else:
+                    self._bytes += resealing.in_place(db, product, first, reseal)
                 products.append(product)
-            db.execute("DELETE FROM late")
             return products
 
         return await self._write(change)
 
-    async def renew(self, product: str, epoch: int, reseal: Resealer) -> None:
-        """Starts a product's chain anew above its present epoch, and seals its batches again."""
+    async def renew(self, product: str, epoch: int, known_epoch: int, reseal: Resealer) -> None:
+        """Starts a product's chain anew, and seals its batches again.
 
-        def change(db: sqlite3.Connection) -> None:
-            mine = rows.head(db, product)
-            if mine is not None:
-                self._give_up_damaged(db, product)
-                self._bytes += resealing.anew(db, product, max(epoch, mine.epoch + 1), reseal)
+        It begins above its present epoch; or above the one that the domain knows, where the present one lies
+        so far ahead of `epoch`, the time in Unix milliseconds, that no domain has taken it.
+        """
 
-        await self._write(change)
+        await self._write(lambda db: self._renew(db, product, epoch, known_epoch, reseal))
+
+    async def is_late(self, identifier: int) -> bool:
+        """Whether a batch was sealed when its signer's certificate was not valid."""
+        return await self._database.read(lambda db: rows.is_late(db, identifier))
 
     async def sealed_time(self, identifier: int) -> float | None:
         """Unix time at which a batch was sealed; None when it is gone or damaged."""
@@ -323,6 +333,20 @@ class Spool:
     def _drop(self, db: sqlite3.Connection, identifiers: Sequence[int]) -> None:
         for identifier in identifiers:
             self._bytes -= rows.delete(db, identifier)
+
+    def _renew(
+        self, db: sqlite3.Connection, product: str, epoch: int, known_epoch: int, reseal: Resealer
+    ) -> None:
+        mine = rows.head(db, product)
+        if mine is not None:
+            self._give_up_damaged(db, product)
+            before = known_epoch if is_ahead(mine.epoch, epoch) else mine.epoch
+            self._bytes += resealing.anew(db, product, max(epoch, before + 1), reseal)
+
+
+def is_ahead(epoch: int, now_ms: int) -> bool:
+    """Whether a chain began so far ahead of a clock that a domain with the same clock refuses it."""
+    return epoch > now_ms + _MAX_AHEAD_MS
 
 
 def reason_name(refusal: Refusal) -> str:

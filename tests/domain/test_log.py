@@ -1,6 +1,7 @@
 """The product log keeps what it acked, in order, once; and an inventory's state is what its source said."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -71,6 +72,30 @@ async def test_a_stale_epoch_is_refused_for_now(log: ProductLog) -> None:
     (refused,) = await log.append([Chain(epoch=4).next()])
     assert reason(refused) == RefusalReason.REFUSAL_REASON_STALE_EPOCH
     assert refused is not None and not refused.final
+
+
+async def test_a_chain_begins_at_most_five_minutes_ahead_and_leaves_nobody_behind(log: ProductLog) -> None:
+    now = time.time_ns() // 1_000_000
+    (raised,) = await log.append([Chain(epoch=now + 3_600_000).next()])
+    assert reason(raised) == RefusalReason.REFUSAL_REASON_FUTURE
+    assert raised is not None and not raised.final and "set the clock of spiffe://" in raised.detail
+    assert await log.heads(SOURCE) == []
+    assert await log.append([Chain(epoch=now + 240_000).next()]) == [None]
+    # Whoever begins anew begins above the known epoch, wherever it lies.
+    assert await log.append([Chain(epoch=now + 240_001).next()]) == [None]
+
+
+async def test_a_chain_that_was_raised_by_years_has_a_next_one(log: ProductLog) -> None:
+    far = time.time_ns() // 1_000_000 + 10**12
+    raised = Chain(epoch=far)
+    with pytest.MonkeyPatch.context() as patched:
+        real = time.time_ns
+        patched.setattr(time, "time_ns", lambda: real() + 10**18)
+        assert await log.append([raised.next()]) == [None]
+    assert await log.append([raised.next()]) == [None]
+    assert await log.append([Chain(epoch=far + 1).next()]) == [None]
+    (higher,) = await log.append([Chain(epoch=far + 3).next()])
+    assert reason(higher) == RefusalReason.REFUSAL_REASON_FUTURE
 
 
 async def test_an_older_chain_that_is_sealed_on_after_a_later_one_began_has_two_holders(

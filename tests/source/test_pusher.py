@@ -244,6 +244,85 @@ async def test_a_clock_that_ran_ahead_stops_nothing_for_long(
         assert header.sealed_time.ToDatetime(tzinfo=UTC) < datetime.now(UTC) + timedelta(minutes=1)
 
 
+YEAR = 365 * 24 * 3600.0
+
+
+class Clock:
+    """A host's clock, which may be wrong by any number of seconds; everybody else's is right."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def time(self) -> float:
+        return time.time() + self.ahead
+
+    def time_ns(self) -> int:
+        return time.time_ns() + int(self.ahead * 1e9)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    for module in (source, pusher):
+        monkeypatch.setattr(module, "time", made)
+    monkeypatch.setattr(pusher, "backoff", lambda _: 0.02)
+    return made
+
+
+CLOCKS = [
+    [0.0, 10 * YEAR],
+    [10 * YEAR],
+    [-10 * YEAR],
+    [0.0, -10 * YEAR],
+    [-56 * YEAR, 10 * YEAR, -YEAR],
+    [YEAR, 0.0, -YEAR, 2 * YEAR],
+    [600.0, -600.0, 200.0],
+]
+
+
+@pytest.mark.parametrize("clocks", CLOCKS)
+@pytest.mark.parametrize("connected", [False, True], ids=["away", "connected"])
+async def test_an_agent_whose_clock_was_wrong_loses_no_record_and_goes_on_once_it_is_right(
+    servers: Running, agent: Workload, tmp_path: Path, clock: Clock, clocks: list[float], connected: bool
+) -> None:
+    nobody = Running(servers.mesh, servers.domain, servers.name, "127.0.0.1:1")
+    wanted = []
+    for number, clock.ahead in enumerate(clocks):
+        async with (servers if connected else nobody).source(agent, tmp_path / "spool.db") as one:
+            for part in "ab":
+                wanted.append(f"/{number}{part}")
+                await one.publish(DISK_USAGE, [disk_usage(wanted[-1])])
+    clock.ahead = 0.0
+    async with servers.source(agent, tmp_path / "spool.db") as one:
+        await one.publish(DISK_USAGE, [disk_usage("/last")])
+        await acked(one)
+        assert one.holes_declared == 0
+    assert await mountpoints(servers) == [*wanted, "/last"]
+    # And a spool that is lost afterwards begins at once above what is known: nothing is stale until then.
+    async with servers.source(agent, tmp_path / "new.db") as one:
+        await one.publish(DISK_USAGE, [disk_usage("/new")])
+        await acked(one)
+    headers = [header for header, _ in await kept(servers)]
+    assert max(header.epoch for header in headers) < (time.time() + 301) * 1_000
+    assert sum(header.record_count for header in headers) == len(wanted) + 2
+
+
+@pytest.mark.parametrize("ahead", [10 * YEAR, -10 * YEAR, -56 * YEAR, 3_600.0])
+async def test_a_clock_that_jumps_under_a_live_stream_loses_no_record(
+    servers: Running, agent: Workload, tmp_path: Path, clock: Clock, ahead: float
+) -> None:
+    wanted = ["/before", "/wrong", "/after"]
+    async with servers.source(agent, tmp_path / "spool.db") as one:
+        for mountpoint, clock.ahead in zip(wanted, (0.0, ahead, 0.0), strict=True):
+            if mountpoint == "/after":
+                # It was sent meanwhile, and is still here unless its seal holds.
+                await asyncio.sleep(0.1)
+            await one.publish(DISK_USAGE, [disk_usage(mountpoint)])
+        await acked(one)
+        assert one.holes_declared == 0
+    assert await mountpoints(servers) == wanted
+
+
 async def test_two_holders_of_one_identity_are_told_apart_from_a_spool_that_was_restored(
     servers: Running, agent: Workload, tmp_path: Path
 ) -> None:

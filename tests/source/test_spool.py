@@ -182,6 +182,22 @@ async def test_a_spool_behind_its_domain_starts_a_higher_epoch(tmp_path: Path) -
         assert await spool.rechain([ahead], 7, reseal) == []
 
 
+async def test_a_chain_that_a_clock_years_ahead_began_comes_down_to_what_the_domain_knows(
+    tmp_path: Path,
+) -> None:
+    now, year = 1_800_000_000_000, 31_536_000_000
+    async with Spool(tmp_path / "spool.db", 1 << 20) as spool:
+        await spool.append(PRODUCT, now + year, [sealer(), sealer()], sheddable=True)
+        await spool.renew(PRODUCT, now, now + 5_000, reseal)
+        assert [one.epoch for one in await headers(spool)] == [now + 5_001] * 2
+        # A domain may have taken this one: never below it.
+        await spool.renew(PRODUCT, now, 0, reseal)
+        assert [(one.epoch, one.sequence) for one in await headers(spool)] == [
+            (now + 5_002, 1),
+            (now + 5_002, 2),
+        ]
+
+
 CRASHER = """
 import asyncio, sys
 from pathlib import Path
@@ -232,12 +248,12 @@ async def test_what_was_sealed_with_an_ended_certificate_is_sealed_again_in_its_
         await spool.append(PRODUCT, 7, [late, late], sheddable=True)
         await spool.append(PRODUCT, 7, [sealer()], sheddable=True)
         before = await spool.after(0, 1 << 20, 10)
-        assert await spool.reseal_late(again) == [PRODUCT]
+        assert await spool.reseal_late([], 7, again) == [PRODUCT]
         after = await spool.after(0, 1 << 20, 10)
         assert [one.id for one in after] == [one.id for one in before]
         assert after[:2] == before[:2]
         assert {one.certificates for one in after[2:]} == {(b"new leaf", b"issuer")}
-        assert await spool.reseal_late(again) == []
+        assert await spool.reseal_late([], 7, again) == []
         usage = await spool.usage()
         # The chain goes on: nobody can tell.
         await spool.append(PRODUCT, 99, [sealer()], sheddable=True)
@@ -261,7 +277,7 @@ async def test_holes_that_a_late_batch_declares_are_declared_when_it_is_sealed_a
         refusal = Refusal(product=PRODUCT, epoch=7, sequence=1, reason=RefusalReason.REFUSAL_REASON_SIGNATURE)
         await spool.refuse(first, refusal)
         await spool.append(PRODUCT, 7, [late], sheddable=True)
-        await spool.reseal_late(reseal)
+        await spool.reseal_late([], 7, reseal)
         (header,) = await headers(spool)
     assert [(hole.first_sequence, hole.last_sequence) for hole in header.holes] == [(1, 1)]
 
