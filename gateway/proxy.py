@@ -3,28 +3,31 @@
 What would change something is not for the middle of the mesh: whoever may do it calls the domain itself.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Never
 
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from gateway.access import Access
+from gateway.access import Access, Decision
 from gateway.admission import Admission
 from gateway.catalog import Catalog
 from gateway.decisions import FORWARD, Decisions
-from gateway.subscription import Subscription, missing
+from gateway.subscription import CHECK_SECONDS, Denied, Subscription, missing
+from telltale.api.mesh.v1.access_pb2 import ACTION_WATCH
 from telltale.api.mesh.v1.stream_pb2 import SubscribeRequest
 from telltale.errors import InvalidInput, PermissionMissing, Unavailable
-from telltale.rpc.auth import AUTHORIZATION, ON_BEHALF_OF, Context, caller
+from telltale.rpc.auth import AUTHORIZATION, ON_BEHALF_OF, Caller, Context, caller
 from telltale.rpc.bounds import MEMBERS
 from telltale.rpc.client import uncancelled
 from telltale.rpc.requests import first_message
 
 # Methods that read, and only these are routed.
-_ROUTED = frozenset({"List", "Watch"})
+_WATCH = "Watch"
+_ROUTED = frozenset({"List", _WATCH})
 _SUBSCRIBE = "Subscribe"
 _MESH_SERVICES = "telltale.api.mesh.v1."
 # Metadata of one hop, and what the gateway says for itself.
@@ -81,7 +84,7 @@ class Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in th
         if name == _SUBSCRIBE:
             answers = self._subscribe(product, context)
         elif name in _ROUTED:
-            answers = self._forward(product, method, requests, context)
+            answers = self._forward(product, method, requests, context, lasts=name == _WATCH)
         else:
             raise NotThroughGateway(str(caller().principal), f"{service}/{name}")
         async with aclosing(answers):
@@ -108,8 +111,9 @@ class Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in th
                 yield frame
 
     async def _forward(
-        self, product: str, method: str, requests: AsyncIterator[bytes], context: Context
+        self, product: str, method: str, requests: AsyncIterator[bytes], context: Context, *, lasts: bool
     ) -> AsyncGenerator[bytes, None]:
+        """lasts: whether it goes on for as long as the owner permits it, who is asked now and then."""
         owner = self._catalog.owner(product)
         if owner is None:
             raise missing(self._catalog, (product,))
@@ -117,16 +121,41 @@ class Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in th
         # The stubs know no calls without a serializer.
         open_call: Any = owner.calls.stream_stream
         call = open_call(method)(requests, metadata=metadata, timeout=context.time_remaining())
+        checks = asyncio.create_task(self._keep_asking(caller(), product, call)) if lasts else None
         try:
             with uncancelled(owner.trust_domain):
                 await context.send_initial_metadata(_passed_on(await call.initial_metadata()))
                 async for answer in call:
                     yield answer
                 context.set_trailing_metadata(_passed_on(await call.trailing_metadata()))
+        except Unavailable:
+            if checks is not None and checks.done():
+                # Raises why it has ended the call.
+                checks.result()
+            raise
         except grpc.aio.AioRpcError as failed:
             if failed.code() is grpc.StatusCode.UNAVAILABLE:
                 raise Unavailable(f"{owner.trust_domain}, the owner of {product}, does not answer") from None
             await context.abort(failed.code(), failed.details() or "", _passed_on(failed.trailing_metadata()))
+        finally:
+            call.cancel()
+            if checks is not None:
+                checks.cancel()
+                await asyncio.gather(checks, return_exceptions=True)
+
+    async def _keep_asking(self, known: Caller, product: str, call: Any) -> Never:
+        """Ends a call, and raises why, as soon as the owner no longer permits it or does not answer."""
+        try:
+            while True:
+                await asyncio.sleep(CHECK_SECONDS)
+                decision = (await self._access.decide(known, ACTION_WATCH, (product,)))[product]
+                if decision is Decision.DENIED:
+                    said = self._access.reason(known, ACTION_WATCH, product)
+                    raise Denied(str(known.principal), [product], [said] if said else [])
+                if decision is Decision.NO_ANSWER:
+                    raise Unavailable(
+                        f"the owner of {product} does not answer; watch it again from the start"
+                    )
         finally:
             call.cancel()
 

@@ -36,6 +36,7 @@ _ACTIONS = {
     Action.ACTION_PUSH: "push",
     Action.ACTION_ACT: "act",
     Action.ACTION_REPLAY: "replay",
+    Action.ACTION_WATCH: "subscribe",
 }
 
 

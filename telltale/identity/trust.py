@@ -1,8 +1,10 @@
 """Whom a process believes: the root of the mesh, and the token keys of every trust domain."""
 
+import asyncio
+import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,6 +67,8 @@ class Trust:
         self.distrust = Distrust()
         self._proven: OrderedDict[bytes, _Proven] = OrderedDict()
         self._lock = threading.Lock()
+        # Each with the loop that it belongs to.
+        self._listeners: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
 
     @classmethod
     def load(cls, directory: Path, mesh: str) -> "Trust":
@@ -90,7 +94,20 @@ class Trust:
             self._bundle = bundle
             # What led to a root that has gone is believed no more.
             self._proven.clear()
+        for listener, loop in tuple(self._listeners.items()):
+            loop.call_soon_threadsafe(listener.set)
         return True
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[asyncio.Event]:
+        """An event that is set whenever somebody may no longer be believed: the bundle has changed, or a word
+        of distrust. Whoever waits for it clears it."""
+        with self.distrust.listening() as listener:
+            self._listeners[listener] = asyncio.get_running_loop()
+            try:
+                yield listener
+            finally:
+                del self._listeners[listener]
 
     @property
     def bundle(self) -> Bundle:

@@ -74,6 +74,10 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         if self.authenticator is None:
             return
         for stream in tuple(self._streams):
+            # With a changed bundle every proof is made anew: other calls get their turns in between.
+            await asyncio.sleep(0)
+            if stream not in self._streams:
+                continue
             try:
                 await self.authenticator.authenticate(stream.context)
             except Unauthenticated as refused:

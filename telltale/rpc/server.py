@@ -12,8 +12,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from telltale.audit import UNRECORDED, Auditor
 from telltale.errors import ConfigurationError
 from telltale.identity.dialling import LARGEST_MESSAGE, LARGEST_METADATA
-from telltale.identity.distrust import Distrust
 from telltale.identity.tokens import LONGEST_LIFE
+from telltale.identity.trust import Trust
 from telltale.identity.workload import Workload
 from telltale.rpc.auth import CallAuthenticator
 from telltale.rpc.bounds import MEMBERS, MOST_CALLS, STRANGERS, Bounds
@@ -91,7 +91,7 @@ async def serving(
             f"cannot listen on {listen}: the address is taken or not of this host"
         ) from refused
     await server.start()
-    heeding = asyncio.create_task(_heed(me.trust.distrust, guard), name="distrust")
+    heeding = asyncio.create_task(_heed(me.trust, guard), name="reconsider")
     try:
         await state.set("", health_pb2.HealthCheckResponse.SERVING)
         _log.info("serving", spiffe_id=str(me.spiffe_id), listen=listen, port=port)
@@ -104,9 +104,10 @@ async def serving(
         await server.stop(grace)
 
 
-async def _heed(distrust: Distrust, guard: Guard) -> Never:
-    """Ends the streams of whoever is distrusted while they run; new calls are refused by themselves."""
-    with distrust.listening() as changed:
+async def _heed(trust: Trust, guard: Guard) -> Never:
+    """Ends the streams of whoever is believed no more while they run: the root of their certificate or the
+    key of their token has left the bundle, or they are distrusted. New calls are refused by themselves."""
+    with trust.listening() as changed:
         while True:
             await changed.wait()
             changed.clear()

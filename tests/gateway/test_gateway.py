@@ -14,7 +14,7 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 from gateway import proxy, subscription
-from telltale.api.mesh.v1.access_pb2 import ACTION_DISCOVER, ACTION_LIST, ACTION_SUBSCRIBE
+from telltale.api.mesh.v1.access_pb2 import ACTION_DISCOVER, ACTION_LIST, ACTION_SUBSCRIBE, ACTION_WATCH
 from telltale.api.mesh.v1.batch_pb2 import Cursor, Delivery, GapReason, Position, SealedFrame
 from telltale.api.mesh.v1.catalog_pb2 import (
     CATALOG_STATE_LIVE,
@@ -373,6 +373,51 @@ async def test_a_typed_call_goes_to_its_owner_byte_for_byte_and_on_behalf_of_the
     assert name.endswith("Inventory/List")
     assert known.principal == operator.spiffe_id
     assert known.peer == gateway.mesh.spiffe_id("platform", "/gateway")
+
+
+WATCH = "/telltale.api.servers.v1.Inventory/Watch"
+
+
+async def watching(gateway: Gateway, channel: grpc.aio.Channel, operator: Workload) -> Any:
+    """A routed watch that has answered once and says nothing more."""
+    stub: Any = channel.unary_stream(WATCH)  # type: ignore[call-arg]
+    call = stub(b"it", metadata=await gateway.metadata(operator))
+    assert await call.read() == b"watched it"
+    return call
+
+
+async def test_a_routed_watch_ends_when_its_owner_no_longer_permits_it(
+    gateway: Gateway, servers: FakeDomain, operator: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.proxy.CHECK_SECONDS", 0.05)
+    monkeypatch.setattr("gateway.access._REMEMBERED_SECONDS", 0.0)
+    servers.permit(operator, ACTION_WATCH)
+    await gateway.register(servers)
+    async with gateway.channel(operator) as channel, asyncio.timeout(20):
+        call = await watching(gateway, channel, operator)
+        while [name for name, _ in servers.calls].count("Check") < 3:  # noqa: ASYNC110 - a list has no event
+            await asyncio.sleep(0.01)
+        assert not call.done()
+        servers.forbid(operator)
+        error = await refused(call.read())
+    assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert "lacks the permission `subscribe` on servers.inventory" in (error.details() or "")
+
+
+async def test_a_routed_watch_ends_when_its_owner_answers_no_more(
+    gateway: Gateway, servers: FakeDomain, operator: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.proxy.CHECK_SECONDS", 0.05)
+    monkeypatch.setattr("gateway.access._REMEMBERED_SECONDS", 0.0)
+    servers.permit(operator, ACTION_WATCH)
+    await gateway.register(servers)
+    async with gateway.channel(operator) as channel, asyncio.timeout(20):
+        call = await watching(gateway, channel, operator)
+        # It holds the stream and no longer says what it decides.
+        servers.silent = True
+        error = await refused(call.read())
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert "watch it again" in (error.details() or "")
 
 
 async def test_a_renewed_certificate_is_shown_to_owners_and_cuts_no_stream(

@@ -1,5 +1,6 @@
 """A gateway and domain services on a real wire: mTLS, tokens, reflection; the domains' logs are in memory."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -21,7 +22,7 @@ from telltale.api.mesh.v1.schemas_pb2_grpc import SchemasServicer, add_SchemasSe
 from telltale.api.mesh.v1.stream_pb2 import SubscribeRequest
 from telltale.contract import Image, Schema, contracts_in, own_image
 from telltale.contract.reflection import SymbolIndex, add_reflection
-from telltale.errors import NotFound, PermissionMissing
+from telltale.errors import NotFound, PermissionMissing, Unavailable
 from telltale.identity.tokens import TokenVerifier
 from telltale.identity.workload import Workload
 from telltale.rpc.auth import Authenticator, Caller, caller
@@ -51,6 +52,8 @@ class FakeDomain(AccessServicer, SchemasServicer):
     address: str = ""
     # Other services than the image's, by full name.
     services: tuple[str, ...] = ()
+    # Whether it decides nothing.
+    silent: bool = False
 
     def permit(self, who: Workload, *actions: Action) -> None:
         for product in self.logs:
@@ -61,6 +64,8 @@ class FakeDomain(AccessServicer, SchemasServicer):
 
     async def Check(self, request: CheckRequest, context: Any) -> CheckResponse:
         self.calls.append(("Check", caller()))
+        if self.silent:
+            raise Unavailable("not now")
         tokens = TokenVerifier(self.mesh.trust, self.mesh.trust_domain(self.domain))
         principal = str(tokens.verify(request.token, None).subject)
         return CheckResponse(
@@ -112,9 +117,17 @@ class FakeDomain(AccessServicer, SchemasServicer):
             context.set_trailing_metadata((("pages", "1"),))
             return b"listed " + request
 
+        async def watch(request: bytes, context: Any) -> AsyncIterator[bytes]:
+            self.calls.append((f"{service}/Watch", caller()))
+            self._require(Action.ACTION_WATCH, product)
+            yield b"watched " + request
+            # And nothing more, for ever.
+            await asyncio.Event().wait()
+
         return grpc.method_handlers_generic_handler(
             service,
             {
+                "Watch": grpc.unary_stream_rpc_method_handler(watch),
                 "Subscribe": grpc.unary_stream_rpc_method_handler(
                     subscribe, request_deserializer=SubscribeRequest.FromString
                 ),

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!telltale/api/mesh/v1/access.proto\x12\x14telltale.api.mesh.v1\"Q\n\x0c\x43heckRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x32\n\x07queries\x18\x02 \x03(\x0b\x32!.telltale.api.mesh.v1.AccessQuery\"L\n\x0b\x41\x63\x63\x65ssQuery\x12,\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32\x1c.telltale.api.mesh.v1.Action\x12\x0f\n\x07product\x18\x02 \x01(\t\"-\n\x15\x44\x65scribePolicyRequest\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\"(\n\x16\x44\x65scribePolicyResponse\x12\x0e\n\x06policy\x18\x01 \x01(\t\"H\n\rCheckResponse\x12\x37\n\tdecisions\x18\x01 \x03(\x0b\x32$.telltale.api.mesh.v1.AccessDecision\"1\n\x0e\x41\x63\x63\x65ssDecision\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t*\x90\x01\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x41\x43TION_DISCOVER\x10\x01\x12\x14\n\x10\x41\x43TION_SUBSCRIBE\x10\x02\x12\x0f\n\x0b\x41\x43TION_LIST\x10\x03\x12\x0f\n\x0b\x41\x43TION_PUSH\x10\x04\x12\x0e\n\nACTION_ACT\x10\x05\x12\x11\n\rACTION_REPLAY\x10\x06\x32\xc7\x01\n\x06\x41\x63\x63\x65ss\x12P\n\x05\x43heck\x12\".telltale.api.mesh.v1.CheckRequest\x1a#.telltale.api.mesh.v1.CheckResponse\x12k\n\x0e\x44\x65scribePolicy\x12+.telltale.api.mesh.v1.DescribePolicyRequest\x1a,.telltale.api.mesh.v1.DescribePolicyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!telltale/api/mesh/v1/access.proto\x12\x14telltale.api.mesh.v1\"Q\n\x0c\x43heckRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x32\n\x07queries\x18\x02 \x03(\x0b\x32!.telltale.api.mesh.v1.AccessQuery\"L\n\x0b\x41\x63\x63\x65ssQuery\x12,\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32\x1c.telltale.api.mesh.v1.Action\x12\x0f\n\x07product\x18\x02 \x01(\t\"-\n\x15\x44\x65scribePolicyRequest\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\"(\n\x16\x44\x65scribePolicyResponse\x12\x0e\n\x06policy\x18\x01 \x01(\t\"H\n\rCheckResponse\x12\x37\n\tdecisions\x18\x01 \x03(\x0b\x32$.telltale.api.mesh.v1.AccessDecision\"1\n\x0e\x41\x63\x63\x65ssDecision\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t*\xa2\x01\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x41\x43TION_DISCOVER\x10\x01\x12\x14\n\x10\x41\x43TION_SUBSCRIBE\x10\x02\x12\x0f\n\x0b\x41\x43TION_LIST\x10\x03\x12\x0f\n\x0b\x41\x43TION_PUSH\x10\x04\x12\x0e\n\nACTION_ACT\x10\x05\x12\x11\n\rACTION_REPLAY\x10\x06\x12\x10\n\x0c\x41\x43TION_WATCH\x10\x07\x32\xc7\x01\n\x06\x41\x63\x63\x65ss\x12P\n\x05\x43heck\x12\".telltale.api.mesh.v1.CheckRequest\x1a#.telltale.api.mesh.v1.CheckResponse\x12k\n\x0e\x44\x65scribePolicy\x12+.telltale.api.mesh.v1.DescribePolicyRequest\x1a,.telltale.api.mesh.v1.DescribePolicyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,7 +32,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'telltale.api.mesh.v1.access
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ACTION']._serialized_start=435
-  _globals['_ACTION']._serialized_end=579
+  _globals['_ACTION']._serialized_end=597
   _globals['_CHECKREQUEST']._serialized_start=59
   _globals['_CHECKREQUEST']._serialized_end=140
   _globals['_ACCESSQUERY']._serialized_start=142
@@ -45,6 +45,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHECKRESPONSE']._serialized_end=381
   _globals['_ACCESSDECISION']._serialized_start=383
   _globals['_ACCESSDECISION']._serialized_end=432
-  _globals['_ACCESS']._serialized_start=582
-  _globals['_ACCESS']._serialized_end=781
+  _globals['_ACCESS']._serialized_start=600
+  _globals['_ACCESS']._serialized_end=799
 # @@protoc_insertion_point(module_scope)

@@ -16,6 +16,7 @@ class Action(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ACTION_PUSH: _ClassVar[Action]
     ACTION_ACT: _ClassVar[Action]
     ACTION_REPLAY: _ClassVar[Action]
+    ACTION_WATCH: _ClassVar[Action]
 ACTION_UNSPECIFIED: Action
 ACTION_DISCOVER: Action
 ACTION_SUBSCRIBE: Action
@@ -23,6 +24,7 @@ ACTION_LIST: Action
 ACTION_PUSH: Action
 ACTION_ACT: Action
 ACTION_REPLAY: Action
+ACTION_WATCH: Action
 
 class CheckRequest(_message.Message):
     __slots__ = ("token", "queries")
