@@ -10,6 +10,8 @@ ENROLL = "enroll"
 LOGIN = "login"
 # The next certificate of the same identity.
 RENEW = "renew"
+# A certificate whose successor was in use already: two holders of one identity.
+USE_SUPERSEDED = "use_superseded"
 # A bearer token.
 ISSUE_TOKEN = "issue_token"
 

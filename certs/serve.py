@@ -21,6 +21,7 @@ from certs.invitations import Invitations
 from certs.issuing import IssuingAuthority, OwnIssuer
 from certs.ledger import Ledger
 from certs.limits import InvitationLimit, KnockLimit
+from certs.lineage import Lineage
 from certs.people.logins import Logins
 from certs.people.record import PeopleRecord
 from certs.people.settings import PeopleSettings
@@ -139,6 +140,7 @@ async def serving_authority(
     )
     ledger = await asyncio.to_thread(Ledger, address.directory)
     sessions = await asyncio.to_thread(Sessions, address.directory)
+    lineage = await asyncio.to_thread(Lineage, address.directory)
     told = Addresses(
         address.authority_address or _reachable(address.listen),
         address.enrollment_address or _reachable(address.enrollment),
@@ -175,7 +177,7 @@ async def serving_authority(
         # Before anybody is served: whom not to serve.
         await stack.enter_async_context(hearing(trust, peers, me.channel, address.directory))
         await stack.enter_async_context(distrusting.telling())
-        known = AuthorityService(authority, sessions, invitations, distrusting, record)
+        known = AuthorityService(authority, sessions, lineage, invitations, distrusting, record)
         logins = await asyncio.to_thread(_logins, address, authority, sessions, trust, told, record)
         strangers = EnrolmentService(authority, ledger, limit, told, record, logins)
         port = await stack.enter_async_context(

@@ -17,14 +17,16 @@ from certs.invitations import Invitations
 from certs.issuing import IssuingAuthority, requested_key
 from certs.ledger import Ledger, Redeemed
 from certs.limits import KnockLimit
+from certs.lineage import Lineage
 from certs.people.logins import Logins
 from certs.profiles import is_person, profile_of
-from certs.record import ENROLL, ISSUE_TOKEN, LOGIN, RENEW, Record
+from certs.record import ENROLL, ISSUE_TOKEN, LOGIN, RENEW, USE_SUPERSEDED, Record
 from certs.sessions import Session, Sessions
 from telltale.api.mesh.v1 import authority_pb2, authority_pb2_grpc
 from telltale.errors import InvalidInput, LimitExceeded, Precondition, TelltaleError, Unauthenticated
 from telltale.identity.enrolment import IssuedToken, JoinToken
 from telltale.identity.keys import key_sha256, thumbprint
+from telltale.naming import OPERATORS, domain_of
 from telltale.rpc.auth import CertificateAuthenticator, caller
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -131,6 +133,7 @@ class AuthorityService(authority_pb2_grpc.AuthorityServicer):
         self,
         authority: IssuingAuthority,
         sessions: Sessions,
+        lineage: Lineage,
         invitations: Invitations,
         distrusting: Distrusting,
         record: Record,
@@ -138,6 +141,7 @@ class AuthorityService(authority_pb2_grpc.AuthorityServicer):
         self._distrusting = distrusting
         self._authority = authority
         self._sessions = sessions
+        self._lineage = lineage
         self._invitations = invitations
         self._record = record
         self._own = CertificateAuthenticator(authority.trust)
@@ -148,6 +152,7 @@ class AuthorityService(authority_pb2_grpc.AuthorityServicer):
         present = self._present()
         with self._refusals(RENEW):
             await self._require_own(context)
+            await self._note_use(present)
             certificates = await asyncio.to_thread(self._renew, request.signing_request, present)
         leaf = _log_issued("renewed", certificates, context.peer())
         self._record.known(RENEW, "its present certificate is of this authority", allowed=True)
@@ -160,6 +165,7 @@ class AuthorityService(authority_pb2_grpc.AuthorityServicer):
     ) -> authority_pb2.IssueTokenResponse:
         present = self._present()
         with self._refusals(ISSUE_TOKEN):
+            await self._note_use(present)
             issued = await asyncio.to_thread(self._issue_token, present, list(request.audiences))
         audiences = ", ".join(sorted(set(request.audiences)))
         self._record.known(
@@ -209,6 +215,26 @@ class AuthorityService(authority_pb2_grpc.AuthorityServicer):
                 f"the certificate of {caller().peer} is not of this authority; renew it where it comes from"
             ) from foreign
 
+    async def _note_use(self, present: x509.Certificate) -> None:
+        """Records that two holders are at work with one identity. Nobody is refused for it: which of them is
+        the right one, only people can find out."""
+        if self._has_one_holder(present) and await asyncio.to_thread(self._lineage.use, present):
+            peer = str(caller().peer)
+            self._record.known(
+                USE_SUPERSEDED,
+                "two certificates of this identity are used by turns: somebody has a copy of its key; "
+                "distrust it, and set its host up anew",
+                allowed=True,
+                subject=peer,
+            )
+            _log.warning("two certificates of one identity are used by turns", spiffe_id=peer)
+
+    def _has_one_holder(self, present: x509.Certificate) -> bool:
+        """People and their tools use one identity in several programs at once. What another PKI issues, it
+        may issue to many."""
+        operators = domain_of(self._authority.trust_domain, self._authority.mesh) == OPERATORS
+        return not operators and present.issuer == self._authority.issuing.subject
+
     def _present(self) -> x509.Certificate:
         """The caller's certificate, which has to be of this authority's own trust domain."""
         peer = caller().peer
@@ -223,9 +249,12 @@ class AuthorityService(authority_pb2_grpc.AuthorityServicer):
         profile, public_key = profile_of(present), requested_key(signing_request)
         session = self._session(present)
         if session is None:
-            return self._authority.issue(profile, public_key)
-        certificates = self._authority.issue(profile, public_key, session.ends)
-        self._sessions.follow(session, certificates[0])
+            certificates = self._authority.issue(profile, public_key)
+        else:
+            certificates = self._authority.issue(profile, public_key, session.ends)
+            self._sessions.follow(session, certificates[0])
+        if self._has_one_holder(present):
+            self._lineage.follow(present, certificates[0])
         return certificates
 
     def _issue_token(self, present: x509.Certificate, audiences: list[str]) -> IssuedToken:

@@ -100,7 +100,7 @@ async def test_headers_that_lie_are_refused_with_the_reason(attacker: Attacker, 
         ],
         "TOO_LARGE": [sealed(record_count=(1 << 32) - 1)],
         "PERMISSION": [sealed(replay_run="past")],
-        "FUTURE": [with_sealed_time(int(time.time()) + 3600)],
+        "FUTURE": [with_sealed_time(int(time.time()) + 3600), sealed(epoch=epoch() + 3_600_000)],
     }
     for reason, batches in lies.items():
         assert reasons(await attacker.push(mallory, *batches)) == [reason] * len(batches)

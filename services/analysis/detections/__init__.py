@@ -3,6 +3,7 @@
 from services.analysis.detection import Detection
 from services.analysis.detections.broken_chain import BROKEN_CHAIN
 from services.analysis.detections.cloned_identity import CLONED_IDENTITY
+from services.analysis.detections.copied_certificate import COPIED_CERTIFICATE
 from services.analysis.detections.disk_full import DISK_FULL
 from services.analysis.detections.disk_space import DISK_SPACE
 from services.analysis.detections.distrusted_source import DISTRUSTED_SOURCE
@@ -20,6 +21,7 @@ DETECTIONS: tuple[Detection, ...] = (
     SOURCE_SILENT,
     PRODUCT_SILENT,
     CLONED_IDENTITY,
+    COPIED_CERTIFICATE,
     DISTRUSTED_SOURCE,
     FORGED_BATCH,
     REFUSED_BATCH,
