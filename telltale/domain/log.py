@@ -22,10 +22,10 @@ from opentelemetry import metrics
 from telltale import salvage
 from telltale.api.mesh.v1.batch_pb2 import Header
 from telltale.api.mesh.v1.ingest_pb2 import ChainHead
-from telltale.domain import chains, inventory, retention, rows
+from telltale.domain import chains, inventory, needs, retention, rows
 from telltale.domain.belief import BELIEVED, Belief
 from telltale.domain.lineage import Lineage, Verdict, judge
-from telltale.domain.refusals import refusal, unready
+from telltale.domain.refusals import refusal, unknown_schema, unready
 from telltale.domain.rows import COLUMNS, Entry, Found
 from telltale.errors import BatchRefused, Damaged, Unavailable
 from telltale.identity.distrust import Distrust
@@ -33,13 +33,15 @@ from telltale.pages import Value
 from telltale.seal.sealing import sha256
 from telltale.sqlite import Database
 
-_SCHEMA = (*rows.SCHEMA, *chains.SCHEMA, *inventory.SCHEMA)
+_SCHEMA = (*rows.SCHEMA, *needs.SCHEMA, *chains.SCHEMA, *inventory.SCHEMA)
 # Signers whose certificates stay in memory.
 _MAX_SIGNERS = 4_096
 # Offsets of damaged batches that were told of; of more, some are told of again.
 _MAX_TOLD = 10_000
 # How often room is made for the offsets to come: one fsync, and only while the log grows.
 _MARK_SECONDS = 1.0
+# Certificates stay for so long after the last batch that could need them: it may be on its way to a reader.
+_GRACE_MS = 3_600_000
 
 log = structlog.get_logger(__name__)
 _METER = metrics.get_meter("telltale.domain")
@@ -225,7 +227,8 @@ class ProductLog:
         known = self._signers.get(signer)
         if known is None:
             known = await self._database.read(lambda db: rows.certificates_of(db, signer))
-            self._signers[signer] = known
+            if known:
+                self._signers[signer] = known
             if len(self._signers) > _MAX_SIGNERS:
                 self._signers.popitem(last=False)
         return known
@@ -267,7 +270,22 @@ class ProductLog:
             while step := await self._database.write(lambda db: retention.prune_largest(db, max_bytes)):
                 deleted += step
         await self._database.write(lambda db: inventory.forget_superseded(db, now))
+        longest = max((int(age.total_seconds() * 1_000) for age in keep.values()), default=0)
+        await self._forget_passed(now - longest - _GRACE_MS)
         return deleted
+
+    async def _forget_passed(self, before_ms: int) -> None:
+        source = ""
+        while True:
+            source = await self._database.write(
+                lambda db, source=source: needs.forget_passed(db, before_ms, source)  # type: ignore[misc]
+            )
+            if not source:
+                return
+
+    async def forget_schemas(self, wanted: Sequence[bytes]) -> list[bytes]:
+        """Forgets of these schemas those that no kept batch needs; returns them."""
+        return await self._database.write(lambda db: needs.forget_schemas(db, wanted))
 
     async def bytes(self) -> int:
         """Of all batches that the log holds."""
@@ -339,9 +357,12 @@ class ProductLog:
             return one.refused
         if place is not chains.Place.NEXT:
             return refusal(place, header)
+        if not needs.has_schema(db, header.schema_sha256):
+            return unknown_schema(header)
         chains.advance(db, header, one.header_sha256, now, kept=True)
         signer = rows.keep_signer(db, one.signer)
         offset = rows.insert(db, header, one.header_sha256, signer, now, one.batch)
+        needs.note(db, header, signer, offset, now)
         if one.change is not None:
             inventory.apply(db, header, offset, now, one.change)
         return None
@@ -353,3 +374,4 @@ def _mend(db: sqlite3.Connection, strays: Iterable[tuple[int, tuple[Value, ...]]
     db.execute("DELETE FROM meta WHERE name = 'log'")
     rows.count_bytes(db)
     chains.rebuild(db)
+    needs.doubt(db)

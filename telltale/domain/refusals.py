@@ -53,6 +53,15 @@ def _contested(header: Header) -> BatchRefused:
     )
 
 
+def unknown_schema(header: Header) -> BatchRefused:
+    # Nobody had used it for long, and it was forgotten between the look at the batch and now.
+    return BatchRefused(
+        RefusalReason.REFUSAL_REASON_UNKNOWN_SCHEMA,
+        f"no schema {header.schema_sha256.hex()} is registered here; call Schemas.Register first",
+        final=False,
+    )
+
+
 def _ahead(header: Header) -> BatchRefused:
     # Not final: the source begins anew as soon as its clock is right.
     return BatchRefused(

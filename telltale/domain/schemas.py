@@ -1,7 +1,6 @@
 """Serves the domain's schemas by digest, and takes new ones from those who may push."""
 
 import asyncio
-from collections import Counter
 from typing import Any
 
 from grpc import aio
@@ -16,11 +15,6 @@ from telltale.api.mesh.v1.schemas_pb2_grpc import SchemasServicer
 from telltale.contract.schema import Schema
 from telltale.domain.access import Access, asking
 from telltale.domain.products import Products
-from telltale.errors import LimitExceeded
-from telltale.naming import SpiffeId
-
-# New schemas of one source between two starts of the service: a few releases of all its products.
-_MAX_BROUGHT = 100
 
 
 class SchemasService(SchemasServicer):
@@ -29,7 +23,6 @@ class SchemasService(SchemasServicer):
     def __init__(self, products: Products, access: Access) -> None:
         self._products = products
         self._access = access
-        self._brought: Counter[SpiffeId] = Counter()
 
     async def Register(
         self, request: RegisterSchemaRequest, context: "aio.ServicerContext[Any, Any]"
@@ -42,8 +35,7 @@ class SchemasService(SchemasServicer):
         schema = await asyncio.to_thread(Schema.parse, request.file_descriptor_set)
         self._require(schema, "push")
         if not self._products.knows(schema.sha256):
-            self._count(who.spiffe_id)
-            await self._products.register(schema)
+            await self._products.register(schema, who.spiffe_id)
         return RegisterSchemaResponse(sha256=schema.sha256)
 
     async def Get(
@@ -53,13 +45,6 @@ class SchemasService(SchemasServicer):
         schema = self._products.schema(request.sha256)
         self._require(schema, "discover")
         return GetSchemaResponse(file_descriptor_set=schema.data)
-
-    def _count(self, principal: SpiffeId) -> None:
-        """Raises LimitExceeded when one source brings more than an honest one ever would."""
-        if self._brought[principal] >= _MAX_BROUGHT:
-            raise LimitExceeded("schemas", f"{principal} has brought {_MAX_BROUGHT} schemas already")
-        # As many entries as the domain takes schemas.
-        self._brought[principal] += 1
 
     def _require(self, schema: Schema, action: str) -> None:
         self._access.require_one_of(action, {contract.name for contract in schema.contracts()})

@@ -193,6 +193,9 @@ async def _prune(product_log: ProductLog, products: Products, max_bytes: int) ->
                 log.info("retention passed", batches=deleted)
             if (size := await product_log.bytes()) > max_bytes:
                 log.error("the log exceeds its bound by what inventories need", bytes=size, bound=max_bytes)
+            forgotten = await products.prune()
+            if forgotten:
+                log.info("schemas forgotten that no kept batch needs", schemas=len(forgotten))
         except Exception as failed:  # the log stays usable, and the next round tries again
             log.error("retention failed", reason=str(failed))
         await asyncio.sleep(_PRUNE_SECONDS)

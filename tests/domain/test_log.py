@@ -17,12 +17,13 @@ from telltale.domain import inventory
 from telltale.domain.inventory import Change, Query
 from telltale.domain.log import Candidate, ProductLog
 from telltale.errors import BatchRefused
-from tests.support.log_chain import PRODUCT, SOURCE, Chain
+from tests.support.log_chain import PRODUCT, SCHEMA, SOURCE, Chain
 
 
 @pytest.fixture
 async def log(tmp_path: Path) -> AsyncIterator[ProductLog]:
     async with ProductLog(tmp_path / "log.db") as made:
+        await made.add_schema(SCHEMA)
         yield made
 
 
@@ -292,6 +293,7 @@ async def test_the_state_is_the_last_whole_snapshot_and_the_deltas_since(
     expected: dict[bytes, bytes] = {}
     chain = Chain()
     async with ProductLog(tmp_path_factory.mktemp("log") / "log.db") as log:
+        await log.add_schema(SCHEMA)
         for number, (kind, records, detail) in enumerate(steps):
             if kind == "delta":
                 assert isinstance(detail, list)

@@ -15,7 +15,7 @@ from telltale.api.mesh.v1.batch_pb2 import Snapshot
 from telltale.domain.inventory import Change
 from telltale.domain.log import ProductLog
 from telltale.errors import Damaged, Unavailable
-from tests.support.log_chain import PRODUCT, SOURCE, Chain, everything
+from tests.support.log_chain import PRODUCT, SOURCE, Chain, chain_log, everything
 
 OTHER = "servers.disk_usage"
 BATCHES = 60
@@ -25,7 +25,7 @@ NEW = b"appended later"
 async def made(path: Path) -> dict[int, bytes]:
     """A closed log of two products; its batches by offset, as they are delivered but for the log's id."""
     state, events = Chain(), Chain(product=OTHER)
-    async with ProductLog(path) as log:
+    async with chain_log(path) as log:
         await log.append([state.next(Change({b"a": b"1"}), Snapshot(id="s", end=True))])
         for number in range(BATCHES):
             await log.append([events.next(payload=bytes([number]) * 2_500), state.next(Change({b"b": b"2"}))])
@@ -37,7 +37,7 @@ async def opened(path: Path) -> AsyncIterator[ProductLog]:
     """Opens a log as a service does that is started again when it ends over damage."""
     for _ in range(3):
         try:
-            async with ProductLog(path) as log:
+            async with chain_log(path) as log:
                 for product in (PRODUCT, OTHER):
                     await everything(log, product)
                 await log.heads(SOURCE)
@@ -62,7 +62,7 @@ async def test_a_flipped_bit_in_a_batch_is_told_and_the_rest_is_delivered(tmp_pa
     whole = await made(path)
     flip(path, path.read_bytes().index(bytes([7]) * 500), 3)
     (damaged,) = [offset for offset, batch in whole.items() if bytes([7]) * 500 in batch]
-    async with ProductLog(path) as log:
+    async with chain_log(path) as log:
         before = await log.look(OTHER, 0, 1 << 30)
         assert [entry.offset for entry in before.entries] == [
             offset for offset in whole if offset < damaged and offset % 2 == damaged % 2
@@ -91,7 +91,7 @@ async def test_whatever_a_row_says_is_under_its_checksum(tmp_path: Path, column:
     await made(path)
     with contextlib.closing(sqlite3.connect(path)) as db, db:
         db.execute(f"UPDATE batches SET {column} = {value} WHERE offset = 2")
-    async with ProductLog(path) as log:
+    async with chain_log(path) as log:
         assert list((await log.look(OTHER, 0, 1 << 20)).damaged) == [2]
 
 
@@ -121,7 +121,7 @@ async def test_wherever_a_bit_flips_nothing_damaged_is_delivered_and_most_is_rea
 async def test_a_cut_file_is_recovered_as_another_log_and_kept_beside(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
     whole = await made(path)
-    async with ProductLog(path) as log:
+    async with chain_log(path) as log:
         known = log.id
     size = path.stat().st_size
     os.truncate(path, size * 3 // 4)
@@ -143,12 +143,12 @@ async def test_a_file_of_which_nothing_is_left_gives_an_empty_log(tmp_path: Path
 
 async def test_a_chain_goes_on_behind_what_was_recovered(tmp_path: Path) -> None:
     path, chain = tmp_path / "log.db", Chain(product=OTHER)
-    async with ProductLog(path) as log:
+    async with chain_log(path) as log:
         await log.append([chain.next() for _ in range(5)])
     with contextlib.closing(sqlite3.connect(path)) as db, db:
         db.execute("DELETE FROM chains")
     salvage.mark(path)
-    async with ProductLog(path) as log:
+    async with chain_log(path) as log:
         (head,) = await log.heads(SOURCE)
         assert (head.sequence, head.header_sha256) == (5, chain.previous)
         assert await log.append([chain.next()]) == [None]
@@ -166,7 +166,7 @@ async def test_a_recovery_that_was_interrupted_goes_on(
         monkeypatch.setattr(salvage.os, "replace", ends_before(last))
         salvage.mark(path)
         with pytest.raises(Unavailable, match="could not be recovered"):
-            async with ProductLog(path):
+            async with chain_log(path):
                 pass
     monkeypatch.undo()
     async with opened(path) as log:

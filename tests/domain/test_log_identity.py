@@ -14,7 +14,7 @@ from pathlib import Path
 
 from telltale.api.mesh.v1.batch_pb2 import Header, SealedBatch
 from telltale.domain.log import ProductLog
-from tests.support.log_chain import SOURCE, Chain
+from tests.support.log_chain import SOURCE, Chain, chain_log
 
 PRODUCT = "servers.disk_usage"
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 @contextlib.asynccontextmanager
 async def watched(path: Path) -> AsyncIterator[ProductLog]:
     """A log as its service runs it."""
-    async with ProductLog(path) as log:
+    async with chain_log(path) as log:
         watching = asyncio.create_task(log.watch())
         try:
             yield log
@@ -70,14 +70,14 @@ def halve(path: Path) -> None:
 
 async def test_a_log_keeps_its_identity_over_restarts_and_a_new_one_has_another(tmp_path: Path) -> None:
     chain = Chain(product=PRODUCT)
-    async with ProductLog(tmp_path / "log.db") as first:
+    async with chain_log(tmp_path / "log.db") as first:
         known = first.id
         await first.append([chain.next()])
-    async with ProductLog(tmp_path / "log.db") as again:
+    async with chain_log(tmp_path / "log.db") as again:
         assert again.id == known
         await again.append([chain.next()])
         assert await offsets(again) == [1, 2]
-    async with ProductLog(tmp_path / "new.db") as other:
+    async with chain_log(tmp_path / "new.db") as other:
         assert other.id != known
 
 
@@ -86,7 +86,7 @@ async def test_an_acked_batch_survives_kill_nine_and_so_does_the_log_s_identity(
     identities = set()
     for _ in range(6):
         acked = await asyncio.to_thread(killed_after, path, chance.randint(1, 300))
-        async with ProductLog(path) as log:
+        async with chain_log(path) as log:
             identities.add(log.id)
             (head,) = await log.heads(SOURCE)
             assert head.sequence >= acked
@@ -98,14 +98,14 @@ async def test_an_acked_batch_survives_kill_nine_and_so_does_the_log_s_identity(
 
 async def test_no_offset_is_handed_out_twice_though_the_last_commits_were_cut_off(tmp_path: Path) -> None:
     path, chain = tmp_path / "log.db", Chain(product=PRODUCT)
-    async with ProductLog(path) as log:
+    async with chain_log(path) as log:
         for _ in range(10):
             await log.append([chain.next(payload=b"x" * 9_000)])
         handed_out = await offsets(log)
         left = copied(path, "left")
         known = log.id
     halve(left.with_name("log.db-wal"))
-    async with ProductLog(left) as log:
+    async with chain_log(left) as log:
         # A copy of this very second cannot be told from a crash; but its places are not given anew.
         assert log.id == known
         whole = await offsets(log)
@@ -125,7 +125,7 @@ async def test_a_truncated_write_ahead_log_gives_the_last_good_commit_and_anothe
         await marked(path, handed_out[-1])
         left = copied(path, "left")
     halve(left.with_name("log.db-wal"))
-    async with ProductLog(left) as log:
+    async with chain_log(left) as log:
         assert log.id != known
         whole = await offsets(log)
         assert whole == handed_out[: len(whole)] and 0 < len(whole) < len(handed_out)
@@ -133,25 +133,25 @@ async def test_a_truncated_write_ahead_log_gives_the_last_good_commit_and_anothe
 
 async def test_a_copy_that_was_restored_is_another_log(tmp_path: Path) -> None:
     path, chain = tmp_path / "log.db", Chain(product=PRODUCT)
-    async with ProductLog(path) as log:
+    async with chain_log(path) as log:
         await log.append([chain.next()])
         known = log.id
     shutil.copy(path, tmp_path / "copy.db")
-    async with ProductLog(path) as log:
+    async with chain_log(path) as log:
         assert log.id == known
         await log.append([chain.next()])
     shutil.copy(tmp_path / "copy.db", path)
-    async with ProductLog(path) as log:
+    async with chain_log(path) as log:
         assert log.id != known
         second = log.id
     # Once told, it is this log from now on.
-    async with ProductLog(path) as log:
+    async with chain_log(path) as log:
         assert log.id == second
 
 
 async def test_a_copy_that_was_restored_after_a_crash_is_another_log(tmp_path: Path) -> None:
     path, chain = tmp_path / "log.db", Chain(product=PRODUCT)
-    async with ProductLog(path) as log:
+    async with chain_log(path) as log:
         await log.append([chain.next()])
     shutil.copy(path, tmp_path / "copy.db")
     async with watched(path) as log:
@@ -162,27 +162,27 @@ async def test_a_copy_that_was_restored_after_a_crash_is_another_log(tmp_path: P
     for file in left.parent.glob("log.db*"):
         file.unlink()
     shutil.copy(tmp_path / "copy.db", left)
-    async with ProductLog(left) as log:
+    async with chain_log(left) as log:
         assert log.id != known
 
 
 async def test_another_log_in_its_place_and_a_lost_mark_are_noticed(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
     for name in ("log.db", "other.db"):
-        async with ProductLog(tmp_path / name) as log:
+        async with chain_log(tmp_path / name) as log:
             await log.append([Chain(product=PRODUCT).next()])
             last = log.id
     shutil.copy(tmp_path / "other.db", path)
-    async with ProductLog(path) as log:
+    async with chain_log(path) as log:
         assert log.id != last
         known = log.id
     for damage in (b"", b'{"log": 1}', b"\xff"):
         path.with_suffix(".seen").write_bytes(damage)
-        async with ProductLog(path) as log:
+        async with chain_log(path) as log:
             assert log.id != known
             known = log.id
     path.with_suffix(".seen").unlink()
-    async with ProductLog(path) as log:
+    async with chain_log(path) as log:
         assert log.id != known
 
 

@@ -14,8 +14,10 @@ from telltale.domain.clearance import Clearance
 from telltale.domain.log import ProductLog
 from telltale.domain.products import Products
 from telltale.errors import Precondition
+from telltale.naming import SpiffeId
 from tests.support.protos import compile_image
 
+SOURCE = SpiffeId.parse("spiffe://servers.telltale.test/agent/web1")
 FANS = "telltale/api/servers/v1/fans.proto"
 OLD = proto_text("servers.fans", "samples", Path("nowhere"))
 NEW = OLD.replace("message FansRecord {", "message FansRecord {\n  // Speed.\n  uint64 turns = 90;", 1)
@@ -40,7 +42,7 @@ async def log(tmp_path: Path) -> AsyncIterator[ProductLog]:
 async def test_a_source_may_be_older_than_its_domain(log: ProductLog) -> None:
     products = Products(image(NEW), log)
     await products.load()
-    await products.register(schema(OLD))
+    await products.register(schema(OLD), SOURCE)
     assert products.knows(schema(OLD).sha256)
 
 
@@ -48,10 +50,10 @@ async def test_a_source_ahead_of_its_domain_waits_for_the_upgrade(log: ProductLo
     products = Products(image(OLD), log)
     await products.load()
     with pytest.raises(Precondition, match="upgrade the domain service"):
-        await products.register(schema(NEW))
+        await products.register(schema(NEW), SOURCE)
     upgraded = Products(image(NEW), log)
     await upgraded.load()
-    await upgraded.register(schema(NEW))
+    await upgraded.register(schema(NEW), SOURCE)
 
 
 async def test_nothing_that_the_log_holds_keeps_a_domain_from_starting(log: ProductLog) -> None:

@@ -5,6 +5,8 @@
 
 import asyncio
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from telltale.api.mesh.v1.batch_pb2 import Header, SealedBatch, Snapshot
@@ -14,6 +16,7 @@ from telltale.seal.sealing import sha256
 
 PRODUCT = "servers.inventory"
 SOURCE = "spiffe://servers.telltale.test/agent/web1"
+SCHEMA = b"what batches are encoded with"
 
 
 class Chain:
@@ -22,6 +25,7 @@ class Chain:
     def __init__(self, source: str = SOURCE, product: str = PRODUCT, epoch: int = 1) -> None:
         self.source, self.product, self.epoch = source, product, epoch
         self.sequence, self.previous = 0, b""
+        self.schema, self.signer = SCHEMA, (b"leaf", b"issuer")
 
     def next(
         self,
@@ -39,12 +43,21 @@ class Chain:
             sequence=self.sequence,
             previous_header_sha256=self.previous,
             snapshot=snapshot,
+            schema_sha256=sha256(self.schema),
         )
         header.sealed_time.FromSeconds(sealed)
         encoded = header.SerializeToString()
         self.previous = sha256(encoded)
         batch = SealedBatch(header=encoded, payload=payload).SerializeToString()
-        return Candidate(header, self.previous, batch, (b"leaf", b"issuer"), change)
+        return Candidate(header, self.previous, batch, self.signer, change)
+
+
+@asynccontextmanager
+async def chain_log(path: Path) -> AsyncIterator[ProductLog]:
+    """A log that knows the schema of these batches, as a domain service registers it before it takes any."""
+    async with ProductLog(path) as log:
+        await log.add_schema(SCHEMA)
+        yield log
 
 
 async def everything(log: ProductLog, product: str) -> dict[int, bytes]:
@@ -56,7 +69,7 @@ async def everything(log: ProductLog, product: str) -> dict[int, bytes]:
 
 
 async def _append_for_ever(path: Path) -> None:
-    async with ProductLog(path) as log:
+    async with chain_log(path) as log:
         watching = asyncio.create_task(log.watch())
         chain = Chain(product="servers.disk_usage")
         for head in await log.heads(SOURCE):

@@ -15,7 +15,7 @@ from telltale.consume.delivered import Item
 from telltale.domain.inventory import Change, Query
 from telltale.domain.log import Candidate, ProductLog
 from telltale.seal.sealing import sha256
-from tests.support.batches import INVENTORY, Chain, header_of, host
+from tests.support.batches import INVENTORY, SCHEMAS, Chain, header_of, host
 from tests.support.deliveries import Log
 from tests.support.mesh import Mesh
 
@@ -249,6 +249,7 @@ async def test_the_writer_and_the_domain_make_the_same_state_of_any_batches(
             candidates.append(candidate(batch, hosts, removed))
     with TemporaryDirectory() as directory:
         async with ProductLog(Path(directory) / "log.db") as domain:
+            await domain.add_schema(SCHEMAS[INVENTORY].data)
             assert await domain.append(candidates) == [None] * len(candidates)
             page = await domain.page(Query(INVENTORY, None, None, 100))
     expected = {row.key.decode(): int(row.record) for row in page.rows}
