@@ -231,7 +231,7 @@ def _grant(
     profile = Profile(spiffe_id, tuple(dns))
     authority.check_newcomer(profile)
     wanted = [check_group(group) for group in groups]
-    return profile, Ledger(home.authority(domain)).grant(profile, groups=wanted)
+    return profile, Ledger(home.authority(domain)).grant(profile, groups=wanted, console=True)
 
 
 if __name__ == "__main__":

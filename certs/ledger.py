@@ -38,7 +38,15 @@ CREATE TABLE IF NOT EXISTS join_token_group (
     name TEXT NOT NULL,             -- policy group of the identity that joins with it
     PRIMARY KEY (token_sha256, name)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS console_invitation (
+    number INTEGER PRIMARY KEY,
+    spiffe_id TEXT NOT NULL,
+    groups TEXT NOT NULL,           -- JSON
+    time REAL NOT NULL              -- Unix seconds
+) STRICT;
 """
+# Invitations of the console that wait for the authority to tell of them; beyond that the oldest are dropped.
+_MOST_WAITING = 10_000
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,16 @@ class NewJoinToken:
 
     token: JoinToken
     expires: datetime
+
+
+@dataclass(frozen=True)
+class ConsoleInvitation:
+    """A join token that was made where the authority's key lies."""
+
+    number: int
+    spiffe_id: str
+    groups: tuple[str, ...]
+    at: datetime
 
 
 @dataclass(frozen=True)
@@ -66,10 +84,16 @@ class Ledger:
         sessions.Sessions(directory)
 
     def grant(
-        self, profile: Profile, life: timedelta = JOIN_TOKEN_LIFE, groups: Collection[str] = ()
+        self,
+        profile: Profile,
+        life: timedelta = JOIN_TOKEN_LIFE,
+        groups: Collection[str] = (),
+        *,
+        console: bool = False,
     ) -> NewJoinToken:
         """Makes a join token for one identity, which will be in these policy groups.
 
+        console: whether it is made where the key lies, beside the authority, which tells of it later.
         Raises Precondition while the identity is distrusted.
         """
         token = JoinToken(secrets.token_urlsafe(32), profile.spiffe_id)
@@ -96,7 +120,35 @@ class Ledger:
                 "INSERT INTO join_token_group (token_sha256, name) VALUES (?, ?)",
                 [(_sha256(str(token)), group) for group in set(groups)],
             )
+            if console:
+                connection.execute(
+                    "INSERT INTO console_invitation (spiffe_id, groups, time) VALUES (?, ?, ?)",
+                    (str(profile.spiffe_id), json.dumps(sorted(set(groups))), time.time()),
+                )
+                connection.execute(
+                    "DELETE FROM console_invitation "
+                    "WHERE number <= (SELECT max(number) FROM console_invitation) - ?",
+                    (_MOST_WAITING,),
+                )
         return NewJoinToken(token, expires)
+
+    def console_invitations(self) -> list[ConsoleInvitation]:
+        """What the console has granted and nobody has told of yet, the oldest first."""
+        with self.state.connection() as connection:
+            rows = connection.execute(
+                "SELECT number, spiffe_id, groups, time FROM console_invitation ORDER BY number LIMIT 100"
+            ).fetchall()
+        return [
+            ConsoleInvitation(number, spiffe_id, tuple(json.loads(groups)), datetime.fromtimestamp(at, UTC))
+            for number, spiffe_id, groups, at in rows
+        ]
+
+    def told(self, invitations: Collection[ConsoleInvitation]) -> None:
+        """These are recorded."""
+        with self.state.transaction() as connection:
+            connection.executemany(
+                "DELETE FROM console_invitation WHERE number = ?", [(one.number,) for one in invitations]
+            )
 
     def redeem(
         self, token: str, key_sha256: bytes, issue: Callable[[Profile], tuple[bytes, ...]]

@@ -1,5 +1,6 @@
 """What an authority decides, told to its auditor; never with a join token or a token in it."""
 
+from certs.distrusts import CONSOLE
 from telltale.audit import Auditor, Decision
 from telltale.errors import PermissionMissing, TelltaleError, Unauthenticated
 from telltale.rpc.auth import Context, caller
@@ -8,6 +9,8 @@ from telltale.rpc.auth import Context, caller
 ENROLL = "enroll"
 # A person's session, for the ID token of a login.
 LOGIN = "login"
+# The end of a person's session, by the person.
+LOGOUT = "logout"
 # The next certificate of the same identity.
 RENEW = "renew"
 # A certificate whose successor was in use already: two holders of one identity.
@@ -45,6 +48,12 @@ class Record:
             rules = refused.rules if isinstance(refused, PermissionMissing) else ()
             kind = type(refused).__name__
             self.known(action, str(refused), allowed=False, subject=subject, rules=rules, kind=kind)
+
+    def console(self, action: str, reason: str, subject: str) -> None:
+        """What was done where the authority's key lies, by whoever may read that."""
+        self._auditor.record(
+            Decision(action=action, allowed=True, principal=CONSOLE, reason=reason, subject=subject)
+        )
 
     def known(
         self,

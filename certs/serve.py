@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import NoDecode
 
 from certs.addresses import Addresses
+from certs.console import telling_of_the_console
 from certs.distrusting import Distrusting
 from certs.distrusts import Distrusts
 from certs.following import following
@@ -171,6 +172,7 @@ async def serving_authority(
                 _reporting(me, address.directory, settings.platform, metrics=reports)
             )
         record = Record(auditor)
+        await stack.enter_async_context(telling_of_the_console(ledger, record))
         invitations = Invitations(authority, ledger, policy, _limit(settings), trust, told, record)
         words = Distrusts(ledger.state, authority.trust_domain)
         distrusting = Distrusting(authority, words, policy, _limit(settings), trust, trust.distrust, record)

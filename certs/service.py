@@ -20,7 +20,7 @@ from certs.limits import KnockLimit
 from certs.lineage import Lineage
 from certs.people.logins import Logins
 from certs.profiles import is_person, profile_of
-from certs.record import ENROLL, ISSUE_TOKEN, LOGIN, RENEW, USE_SUPERSEDED, Record
+from certs.record import ENROLL, ISSUE_TOKEN, LOGIN, LOGOUT, RENEW, USE_SUPERSEDED, Record
 from certs.sessions import Session, Sessions
 from telltale.api.mesh.v1 import authority_pb2, authority_pb2_grpc
 from telltale.errors import InvalidInput, LimitExceeded, Precondition, TelltaleError, Unauthenticated
@@ -126,8 +126,8 @@ class EnrolmentService(authority_pb2_grpc.AuthorityServicer):
 
 
 class AuthorityService(authority_pb2_grpc.AuthorityServicer):
-    """Renew and IssueToken, for those whom this authority has certified; CreateJoinToken and Distrust, for
-    operators; WatchDistrust, for everybody."""
+    """Renew, IssueToken and EndSession, for those whom this authority has certified; CreateJoinToken and
+    Distrust, for operators; WatchDistrust, for everybody."""
 
     def __init__(
         self,
@@ -176,6 +176,19 @@ class AuthorityService(authority_pb2_grpc.AuthorityServicer):
         response = authority_pb2.IssueTokenResponse(token=issued.text)
         response.expire_time.FromDatetime(issued.expires.astimezone(UTC))
         return response
+
+    async def EndSession(
+        self, request: authority_pb2.EndSessionRequest, context: Context
+    ) -> authority_pb2.EndSessionResponse:
+        present = self._present()
+        with self._refusals(LOGOUT):
+            if not is_person(profile_of(present).spiffe_id):
+                raise Precondition(
+                    f"{caller().peer} has not logged in; whoever joined ends by `telltale distrust`"
+                )
+            await asyncio.to_thread(self._end_session, present)
+        self._record.known(LOGOUT, "the person has logged out", allowed=True)
+        return authority_pb2.EndSessionResponse()
 
     async def CreateJoinToken(
         self, request: authority_pb2.CreateJoinTokenRequest, context: Context
@@ -267,6 +280,11 @@ class AuthorityService(authority_pb2_grpc.AuthorityServicer):
             present.not_valid_after_utc,
             session.groups if session else (),
         )
+
+    def _end_session(self, present: x509.Certificate) -> None:
+        session = self._session(present)
+        if session is not None:
+            self._sessions.end(session)
 
     def _session(self, present: x509.Certificate) -> Session | None:
         """The session of a certificate. A person without one is nobody: it may have been ended here."""

@@ -62,6 +62,11 @@ class Sessions:
         ends = None if end_time is None else datetime.fromtimestamp(end_time, UTC)
         return Session(session, tuple(json.loads(groups)), ends)
 
+    def end(self, session: Session) -> None:
+        """Forgets a session: of no certificate of it anything is known any more."""
+        with self._state.transaction() as connection:
+            connection.execute("DELETE FROM certificate_session WHERE session = ?", (session.id,))
+
     def follow(self, session: Session, leaf: bytes) -> None:
         """Lets a session go on with the next certificate."""
         with self._state.transaction() as connection:

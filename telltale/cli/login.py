@@ -18,11 +18,12 @@ from telltale.errors import (
     InvalidInput,
     NotFound,
     Precondition,
+    TelltaleError,
     Unauthenticated,
 )
 from telltale.identity.keys import new_key, write_secret
-from telltale.identity.newcomer import checked_address
-from telltale.identity.person import PersonSession, described, exchanged, nonce_of
+from telltale.identity.newcomer import checked_address, known_address
+from telltale.identity.person import PersonSession, described, end_session, exchanged, nonce_of
 from telltale.identity.presented import presented_authority
 from telltale.identity.trust import ROOT_FILE, Trust
 from telltale.naming import OPERATORS, server_name, trust_domain
@@ -62,8 +63,8 @@ async def login(
     known = logins.Login(
         name=name,
         mesh=place.mesh,
-        gateway=_known("gateway", gateway or place.gateway or session.gateway),
-        authority=_known("authority", session.authority),
+        gateway=known_address("gateway", gateway or place.gateway or session.gateway),
+        authority=known_address("authority", session.authority, "its operators have to tell it"),
         enrollment=place.enrollment,
         trust_domains=session.trust_domains,
         ends=session.ends.isoformat(),
@@ -83,12 +84,23 @@ async def login(
 
 
 async def logout(home: Home) -> None:
-    """Removes the session of a person from this machine."""
+    """Ends the session of a person at the authority, if that answers, and removes it from this machine."""
     name = await asyncio.to_thread(logins.chosen, home)
     if name is None:
         raise NotFound("nobody has logged in here")
-    await asyncio.to_thread(shutil.rmtree, home.logins / name)
-    sys.stderr.write(f"{name} has logged out; the last token ends within 15 minutes, and its key is gone\n")
+    directory = home.logins / name
+    try:
+        login = await asyncio.to_thread(logins.Login.load, directory)
+        me = await asyncio.to_thread(logins.held, directory, login)
+        await end_session(me.trust, login.authority, me.credentials)
+        there = "its session is ended at the authority too"
+    except (TelltaleError, OSError) as failed:
+        # Its key goes all the same: that is what was asked for.
+        why = show.printable(str(failed))
+        there = f"the authority was not told ({why}) and keeps the session until its end"
+    await asyncio.to_thread(shutil.rmtree, directory)
+    gone = "the key is gone from this machine, the last token ends within 15 minutes"
+    sys.stderr.write(f"{name} has logged out: {gone}, and {there}\n")
 
 
 async def _place(home: Home, address: str | None, root: str | None) -> Place:
@@ -165,11 +177,3 @@ def _sha256(root: str) -> bytes:
             f"{root[:80]!r} is no SHA-256; copy the 64 digits that your mesh's operators told you"
         )
     return sha256
-
-
-def _known(which: str, address: str) -> str:
-    if not address:
-        raise Precondition(
-            f"the authority does not know the {which}'s address; its operators have to tell it"
-        )
-    return checked_address(address)

@@ -87,7 +87,7 @@ async def acting(home: Home, machine: str | None = None) -> AsyncIterator[tuple[
             return
         directory = home.logins / name
         login = await asyncio.to_thread(Login.load, directory)
-        me = await asyncio.to_thread(_person, directory, login)
+        me = await asyncio.to_thread(held, directory, login)
         if me.credentials.not_after < datetime.fromisoformat(login.ends):
             await stack.enter_async_context(me.renewing(directory))
         yield login.running(), me
@@ -100,7 +100,8 @@ def person(login: Login, root_pem: bytes, credentials: Credentials) -> Workload:
     return Workload(credentials, trust, AuthorityClient(trust, login.authority, login.enrollment))
 
 
-def _person(directory: Path, login: Login) -> Workload:
+def held(directory: Path, login: Login) -> Workload:
+    """The person of a login on this machine, while the session lasts. Blocks."""
     credentials = Credentials.load(directory)
     if credentials is None:
         raise ConfigurationError(f"{directory} holds no readable login; log in again")

@@ -48,9 +48,9 @@ async def join(
     joined = await client.join(token, key)
     told = {
         "mesh": mesh,
-        "authority": _known("authority", authority or joined.authority),
+        "authority": known_address("authority", authority or joined.authority),
         "enrollment": address,
-        "service": _known("service", service or joined.service),
+        "service": known_address("service", service or joined.service),
     }
     await asyncio.to_thread(_write, state, root_pem, told, joined.credentials)
     return joined.credentials
@@ -91,11 +91,14 @@ def _write(state: Path, root_pem: bytes, told: dict[str, str], credentials: Cred
     enrolled(state, credentials)
 
 
-def _known(which: str, address: str) -> str:
+def known_address(which: str, address: str, remedy: str = "") -> str:
+    """The address of a service, given or told by an authority; raises Precondition when it is neither.
+
+    remedy: what to do, where an option of the same name does not help.
+    """
     if not address:
-        raise Precondition(
-            f"the authority does not know the {which}'s address; give it with --{which} HOST:PORT, once more"
-        )
+        remedy = remedy or f"give it with --{which} HOST:PORT, once more"
+        raise Precondition(f"the authority does not know the {which}'s address; {remedy}")
     return checked_address(address)
 
 

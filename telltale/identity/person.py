@@ -22,6 +22,8 @@ JWT = "urn:ietf:params:oauth:token-type:jwt"
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
 
 _TIMEOUT = 30.0
+# Somebody waits, and the key on this machine goes whatever the answer is.
+_LOGOUT_TIMEOUT = 5.0
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,14 @@ async def exchanged(
         answer.authority_address,
         answer.gateway_address,
     )
+
+
+async def end_session(trust: Trust, authority: str, credentials: Credentials) -> None:
+    """Ends a session at the authority at host:port. Raises TelltaleError when that could not be done."""
+    async with dial(authority, _authority(trust), trust.root_pem, credentials) as channel:
+        stub = authority_pb2_grpc.AuthorityStub(channel)
+        request = authority_pb2.EndSessionRequest()
+        await asked(lambda: stub.EndSession(request, timeout=_LOGOUT_TIMEOUT), authority)
 
 
 def _authority(trust: Trust) -> str:

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from certs.__main__ import main
 from certs.ledger import Ledger
 from certs.profiles import Profile
 from certs.serve import AuthorityAddress, AuthoritySettings, serving_authority
@@ -276,6 +277,25 @@ async def test_every_use_and_refusal_of_a_join_token_is_recorded_with_who_and_wh
     # Nobody has proven anything, and everybody came from somewhere.
     assert {one.peer for one in told} == {""}
     assert {place_of(one.address) for one in told} == {"127.0.0.1"}
+
+
+async def test_what_the_console_has_granted_is_recorded_by_the_running_authority_once(
+    running: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["join-token", "--home", str(running.mesh.home.root.parent), "--domain", "servers"]
+    for name in ("web1", "web2"):
+        assert await asyncio.to_thread(main, [*command, "--path", f"/agent/{name}", "--group", "edge"]) == 0
+    secrets = [JoinToken.parse(line).secret for line in capsys.readouterr().out.split()]
+    async with asyncio.timeout(30):
+        while running.ledger.console_invitations():  # noqa: ASYNC110 - what is waited for lies on disk
+            await asyncio.sleep(0.05)
+    told = running.recorded.of("invite")
+    assert [(one.allowed, one.principal, one.subject.rpartition("/")[2]) for one in told] == [
+        (True, "console", "web1"),
+        (True, "console", "web2"),
+    ]
+    assert all("where the authority's key lies" in one.reason and "edge" in one.reason for one in told)
+    assert len(secrets) == 2 and not any(secret in str(running.recorded) for secret in secrets)
 
 
 async def test_no_join_token_gets_into_a_record_whatever_is_wrong_with_it(running: Running) -> None:

@@ -17,10 +17,11 @@ from certs.profiles import Profile, person
 from certs.serve import AuthorityAddress, AuthoritySettings, serving_authority
 from certs.sessions import Session, Sessions, begin
 from certs.state import State
-from telltale.errors import LimitExceeded, Unauthenticated
+from telltale.errors import LimitExceeded, Precondition, Unauthenticated
 from telltale.identity.credentials import Credentials
 from telltale.identity.enrolment import AuthorityClient, JoinToken
 from telltale.identity.keys import new_key
+from telltale.identity.person import end_session
 from tests.support.mesh import Mesh
 
 
@@ -90,6 +91,11 @@ async def test_a_person_without_a_session_gets_neither_certificate_nor_token(run
     for asked in (running.client.renew(alice), running.client.token(alice, ["servers.telltale.test"])):
         with pytest.raises(Unauthenticated, match="log in again with `telltale login`"):
             await asked
+
+
+async def test_only_a_person_ends_a_session(running: Running) -> None:
+    with pytest.raises(Precondition, match="has not logged in"):
+        await end_session(running.mesh.trust, running.client._authority, await running.enrol("responders"))
 
 
 def test_nothing_is_issued_once_a_session_has_ended(tmp_path: Path) -> None:

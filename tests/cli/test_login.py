@@ -5,7 +5,7 @@ import json
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from certs.serve import AuthorityAddress, AuthoritySettings, serving_authority
 from telltale.cli import login as command
 from telltale.cli.credentials import credentials
 from telltale.cli.home import Home
-from telltale.cli.logins import Login, acting, chosen
+from telltale.cli.logins import Login, acting, chosen, held
 from telltale.errors import (
     InvalidInput,
     NotFound,
@@ -29,6 +29,7 @@ from telltale.errors import (
     Unavailable,
 )
 from telltale.identity.credentials import Credentials
+from tests.support.domain import free_port
 from tests.support.mesh import Mesh
 from tests.support.provider import CLIENT_ID, Provider, serving
 
@@ -177,6 +178,36 @@ async def test_the_second_login_needs_no_address_and_a_logout_leaves_nothing_of_
     with pytest.raises(Precondition, match="no mesh runs"):
         async with acting(running.home):
             pass
+
+
+async def test_a_logout_ends_the_session_for_whoever_has_copied_its_files(
+    running: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await running.login(browser=browser)
+    directory = running.home.logins / "alice"
+    copy = held(directory, Login.load(directory))
+    assert await copy.token("servers.telltale.test")
+    await command.logout(running.home)
+    assert "its session is ended at the authority too" in capsys.readouterr().err
+    for use in (
+        copy._issuer.renew(copy.credentials),
+        copy._issuer.token(copy.credentials, ["a.telltale.test"]),
+    ):
+        with pytest.raises(Unauthenticated, match="there is no session of"):
+            await use
+
+
+async def test_a_logout_without_the_authority_removes_the_key_and_says_what_goes_on(
+    running: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await running.login(browser=browser)
+    directory = running.home.logins / "alice"
+    nobody = f"127.0.0.1:{free_port()}"
+    replace(Login.load(directory), authority=nobody).save(directory)
+    await command.logout(running.home)
+    said = capsys.readouterr().err
+    assert not directory.exists()
+    assert "the authority was not told" in said and nobody in said and "until its end" in said
 
 
 async def test_of_several_people_one_is_named(running: Running) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ async def test_a_stolen_key_is_worth_nothing_once_its_host_is_distrusted(tmp_pat
         assert code is grpc.StatusCode.UNAUTHENTICATED
         assert "for new keys only" in detail
         # Not even the new key brings in what the old one sealed.
-        sealed = chain_of(thief, epoch=2 * EPOCH).next([disk_usage("/stolen")])
+        sealed = chain_of(thief).next([disk_usage("/stolen")])
         certificates = (*fresh.credentials.certificates, *thief.credentials.certificates)
         refused = await attacker.push(fresh, sealed, certificates=certificates)
         assert [one.reason for one in refused.refusals] == [RefusalReason.REFUSAL_REASON_DISTRUSTED]
@@ -109,12 +110,9 @@ async def test_a_stolen_key_is_worth_nothing_once_its_host_is_distrusted(tmp_pat
         assert not stored(mesh, "VERIFIED")
 
 
-# Above every chain that a real agent began.
-EPOCH = 1 << 50
-
-
-def chain_of(who: Workload, epoch: int = EPOCH) -> Chain:
-    return Chain(who.credentials, DISK_USAGE, epoch=epoch)
+def chain_of(who: Workload) -> Chain:
+    """Begun now, and so above every chain that the real agent began."""
+    return Chain(who.credentials, DISK_USAGE, epoch=time.time_ns() // 1_000_000)
 
 
 async def enrolled_anew(attacker: Attacker, thief: Workload) -> Workload:

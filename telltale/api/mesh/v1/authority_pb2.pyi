@@ -139,6 +139,14 @@ class ExchangeTokenResponse(_message.Message):
     gateway_address: str
     def __init__(self, access_token: _Optional[str] = ..., issued_token_type: _Optional[str] = ..., token_type: _Optional[str] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., certificates: _Optional[_Iterable[bytes]] = ..., session_expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., groups: _Optional[_Iterable[str]] = ..., mesh: _Optional[str] = ..., trust_domains: _Optional[_Iterable[str]] = ..., authority_address: _Optional[str] = ..., gateway_address: _Optional[str] = ...) -> None: ...
 
+class EndSessionRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class EndSessionResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class DistrustRequest(_message.Message):
     __slots__ = ("spiffe_id", "since_time", "reason", "lift")
     SPIFFE_ID_FIELD_NUMBER: _ClassVar[int]

@@ -75,6 +75,11 @@ class AuthorityStub:
                 request_serializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.ExchangeTokenRequest.SerializeToString,
                 response_deserializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.ExchangeTokenResponse.FromString,
                 _registered_method=True)
+        self.EndSession = channel.unary_unary(
+                '/telltale.api.mesh.v1.Authority/EndSession',
+                request_serializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.EndSessionRequest.SerializeToString,
+                response_deserializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.EndSessionResponse.FromString,
+                _registered_method=True)
 
 
 class AuthorityServicer:
@@ -164,6 +169,15 @@ class AuthorityServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EndSession(self, request, context):
+        """Ends the session that the caller's certificate stands in: neither certificates nor tokens are issued for
+        it any more, and those that are out end by themselves. For people, who log in again. UNAUTHENTICATED when
+        the session is not known here, or no more; FAILED_PRECONDITION when the caller has not logged in.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuthorityServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -206,6 +220,11 @@ def add_AuthorityServicer_to_server(servicer, server):
                     servicer.ExchangeToken,
                     request_deserializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.ExchangeTokenRequest.FromString,
                     response_serializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.ExchangeTokenResponse.SerializeToString,
+            ),
+            'EndSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndSession,
+                    request_deserializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.EndSessionRequest.FromString,
+                    response_serializer=telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.EndSessionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -425,6 +444,33 @@ class Authority:
             '/telltale.api.mesh.v1.Authority/ExchangeToken',
             telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.ExchangeTokenRequest.SerializeToString,
             telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.ExchangeTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/telltale.api.mesh.v1.Authority/EndSession',
+            telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.EndSessionRequest.SerializeToString,
+            telltale_dot_api_dot_mesh_dot_v1_dot_authority__pb2.EndSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,
