@@ -17,7 +17,8 @@ test: check system
 
 # The same property tests of what strangers may send, with many more examples.
 fuzz: $(VENV)/ready
-	$(BIN)/pytest -n 2 --hypothesis-profile=fuzz --timeout=0 tests/certs/test_fuzz.py $(ARGS)
+	$(BIN)/pytest -n 2 --hypothesis-profile=fuzz --timeout=0 \
+		tests/certs/test_fuzz.py tests/certs/test_wire_fuzz.py tests/certs/people/test_id_token_fuzz.py $(ARGS)
 
 # Certificates and tokens of seconds under load, for ten minutes instead of one.
 lifetimes: $(VENV)/ready

@@ -11,6 +11,7 @@ import jwt
 from certs.people.keys import ProviderKeys
 from certs.people.settings import ProviderSettings
 from telltale.errors import Unauthenticated
+from telltale.identity.tokens import UNREADABLE
 
 # Clocks of two machines may differ by this much.
 _SKEW = timedelta(minutes=1)
@@ -52,7 +53,7 @@ class IdTokenVerifier:
             raise Unauthenticated(
                 f"the ID token is for another client than {self._settings.client_id}; log in again"
             ) from None
-        except (jwt.PyJWTError, ValueError, TypeError) as refused:
+        except UNREADABLE as refused:
             raise Unauthenticated(f"the ID token does not hold ({refused}); log in again") from None
         issued = self._check(claims, nonce)
         return Login(
@@ -99,7 +100,7 @@ class IdTokenVerifier:
             raise Unauthenticated(
                 f"the ID token was issued to another client than {self._settings.client_id}; log in again"
             )
-        if not isinstance(claims["sub"], str) or not claims["sub"]:
+        if not isinstance(claims["sub"], str) or not _is_text(claims["sub"]):
             raise Unauthenticated("the ID token names no subject; log in again")
         try:
             issued = datetime.fromtimestamp(float(claims["iat"]), UTC)
@@ -111,8 +112,8 @@ class IdTokenVerifier:
                 f"the ID token was issued at {issued:%Y-%m-%d %H:%M:%S} UTC, too long ago or in the future; "
                 "log in again, and compare the clocks"
             )
-        bound = claims["nonce"]
-        if not isinstance(bound, str) or not hmac.compare_digest(bound.encode(), nonce.encode()):
+        bound = str(claims["nonce"]).encode("utf-8", "replace")
+        if not hmac.compare_digest(bound, nonce.encode()):
             raise Unauthenticated(
                 "the ID token belongs to another device's key; log in from this one with `telltale login`"
             )
@@ -141,3 +142,11 @@ class IdTokenVerifier:
                 f"the ID token's claim `{self._settings.groups_claim}` is no list; mend the provider"
             )
         return frozenset(group for group in groups if isinstance(group, str))
+
+
+def _is_text(value: str) -> bool:
+    """JSON can say what UTF-8 cannot, and no file keeps that."""
+    try:
+        return bool(value.encode())
+    except UnicodeEncodeError:
+        return False

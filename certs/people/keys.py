@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
 from certs.people.settings import ProviderSettings
 from telltale.errors import Unauthenticated, Unavailable
+from telltale.identity.tokens import UNREADABLE
 
 # A key that the provider has withdrawn is believed no longer than this.
 _FRESH_SECONDS = 600.0
@@ -103,7 +104,10 @@ def parse_keys(data: bytes) -> dict[str, ProviderKey]:
 
     What is no public key for signatures is left out: providers publish keys for other ends too.
     """
-    document = json.loads(data)
+    try:
+        document = json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     entries = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(entries, list):
         raise ValueError("it is no JWK set")
@@ -116,11 +120,11 @@ def parse_keys(data: bytes) -> dict[str, ProviderKey]:
             continue
         try:
             key = jwt.PyJWK(entry).key
-        except jwt.PyJWTError:
+        except UNREADABLE:
             continue
         algorithms = _algorithms(key)
         if "alg" in entry:
-            algorithms &= {entry["alg"]}
+            algorithms &= {str(entry["alg"])}
         if algorithms:
             keys[str(entry.get("kid", f"#{number}"))] = ProviderKey(key, algorithms)
     if not keys:

@@ -26,6 +26,7 @@ from telltale.errors import InvalidInput, TelltaleError, Unauthenticated
 from telltale.identity.credentials import spiffe_id_of
 from telltale.identity.keys import key_sha256, thumbprint
 from telltale.identity.person import ACCESS_TOKEN, GRANT_TYPE, ID_TOKEN, JWT, nonce_of
+from telltale.identity.tokens import UNREADABLE
 from telltale.identity.trust import Trust
 from telltale.rpc.auth import Context
 
@@ -171,7 +172,7 @@ def _claimed(id_token: str) -> str:
         return ""
     try:
         claims = jwt.decode(id_token, options={"verify_signature": False})
-    except (jwt.PyJWTError, ValueError, TypeError):
+    except UNREADABLE:
         return ""
     named = [str(claims[name]) for name in ("iss", "sub") if name in claims]
     return " ".join(named)[:_LONGEST_CLAIM]

@@ -19,7 +19,7 @@ from telltale.errors import ConfigurationError, InvalidInput, LimitExceeded, Una
 from telltale.identity.distrust import Distrust, DistrustList, Entry
 from telltale.identity.keys import thumbprint as sha256
 from telltale.identity.keys import write_secret
-from telltale.identity.tokens import ALGORITHM
+from telltale.identity.tokens import ALGORITHM, UNREADABLE
 from telltale.identity.trust import Trust
 from telltale.naming import SpiffeId
 
@@ -175,7 +175,7 @@ def _claims(statement: str, trust: Trust) -> dict[str, Any]:
             options={"require": ["iss", "iat", "seq", "entries_sha256"], "verify_iat": False},
         )
         return claims
-    except (jwt.PyJWTError, ValueError, TypeError) as refused:
+    except UNREADABLE as refused:
         raise Unauthenticated(f"the list of distrust does not hold ({refused})") from None
 
 

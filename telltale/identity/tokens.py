@@ -25,6 +25,10 @@ _REMEMBERED = 10_000
 # A token names one subject, at most 16 audiences and 32 groups; anything longer is none of ours.
 _LARGEST = 8 * 1024
 MOST_GROUPS = 32
+# What reading a text that is no token raises. JSON may be nested deeper than anybody reads.
+UNREADABLE = (jwt.PyJWTError, ValueError, TypeError, RecursionError)
+# What a claim raises that is not there, of another type, or a time outside of the calendar.
+_NO_CLAIM = (LookupError, TypeError, ValueError, AttributeError, OverflowError, OSError)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def audiences_of(token: str) -> frozenset[str]:
     """The trust domains that a token says it is for: whoever asks has verified it before."""
     try:
         named = jwt.decode(token, options={"verify_signature": False}).get("aud")
-    except (jwt.PyJWTError, ValueError, TypeError):
+    except UNREADABLE:
         return frozenset()
     return frozenset([named] if isinstance(named, str) else named or ())
 
@@ -86,34 +90,26 @@ class TokenVerifier:
         claims = self._signed_claims(token)
         try:
             subject = SpiffeId.parse(claims["sub"])
-            issued, expires = float(claims["iat"]), float(claims["exp"])
+            issued, expires = (datetime.fromtimestamp(float(claims[name]), UTC) for name in ("iat", "exp"))
             bound_to = claims["cnf"]["x5t#S256"]
-        except (InvalidInput, KeyError, TypeError, ValueError, AttributeError) as wrong:
+        except (InvalidInput, *_NO_CLAIM) as wrong:
             raise Unauthenticated("the token lacks sub, iat, exp or cnf.x5t#S256; fetch a new one") from wrong
         if subject.trust_domain != claims["iss"]:
             raise Unauthenticated(
                 f"{claims['iss']} may not issue tokens for {subject}; ask its own authority"
             )
-        if (
-            expires - issued > LONGEST_LIFE.total_seconds()
-            or issued > time.time() + _CLOCK_SKEW.total_seconds()
-        ):
+        if expires - issued > LONGEST_LIFE or issued > datetime.now(UTC) + _CLOCK_SKEW:
             raise Unauthenticated(
                 "the token lives longer than 15 minutes or is of the future; fetch a new one"
             )
-        if not isinstance(bound_to, str) or (
-            thumbprint is not None
-            and not hmac.compare_digest(bound_to.encode(), confirmation(thumbprint).encode())
+        # A confirmation is of ASCII; hmac takes no other text.
+        if not (isinstance(bound_to, str) and bound_to.isascii()) or (
+            thumbprint is not None and not hmac.compare_digest(bound_to, confirmation(thumbprint))
         ):
             raise Unauthenticated(
                 f"the token of {subject} is bound to another certificate; fetch one with the one in use"
             )
-        return Token(
-            subject,
-            datetime.fromtimestamp(issued, UTC),
-            datetime.fromtimestamp(expires, UTC),
-            _groups(claims),
-        )
+        return Token(subject, issued, expires, _groups(claims))
 
     def _signed_claims(self, token: str) -> dict[str, Any]:
         """The claims of a token that its issuer signed for this audience and that has not expired."""
@@ -144,7 +140,7 @@ class TokenVerifier:
             raise Unauthenticated(
                 f"the token is not meant for {self._audience}; ask your authority for one with that audience"
             ) from None
-        except (jwt.PyJWTError, ValueError, TypeError) as refused:
+        except UNREADABLE as refused:
             raise Unproven(f"the token does not hold ({refused}); fetch a new one") from None
 
 

@@ -1,5 +1,6 @@
 """Whatever bytes a stranger sends to enrolment and tokens: a clear refusal, no secret in it, nothing else."""
 
+import base64
 import json
 from collections.abc import Callable
 from functools import cache
@@ -7,6 +8,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import jwt
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +18,7 @@ from certs.profiles import Profile
 from telltale.errors import TelltaleError
 from telltale.identity.enrolment import JoinToken
 from telltale.identity.keys import new_key, signing_request
-from telltale.identity.tokens import TokenVerifier
+from telltale.identity.tokens import TokenVerifier, audiences_of
 from telltale.identity.trust import chain_der, parse_jwks
 from telltale.naming import SpiffeId
 from tests.support.mesh import Mesh
@@ -137,6 +139,34 @@ def test_a_token_that_was_changed_is_refused(data: st.DataObject) -> None:
 def test_a_text_that_is_no_token_is_refused(text: str) -> None:
     verifier, _, thumbprint = token()
     assert refusal(lambda: verifier.verify(text, thumbprint)) is not None
+
+
+def test_json_that_is_nested_without_end_is_no_token() -> None:
+    verifier, _, thumbprint = token()
+    deep = base64.urlsafe_b64encode(b"[" * 3_000).decode()
+    for text in (f"{deep}.{deep}.AA", f"{token()[1].partition('.')[0]}.{deep}.AA"):
+        said = refusal(lambda text=text: verifier.verify(text, thumbprint))  # type: ignore[misc]
+        assert said is not None and len(said) < 500
+        assert audiences_of(text) == frozenset()
+
+
+_CLAIMS = ("iss", "sub", "aud", "iat", "exp", "jti", "cnf", "groups")
+
+
+@given(st.dictionaries(st.sampled_from(_CLAIMS), st.deferred(lambda: _JSON) | st.floats(), min_size=1))
+def test_a_token_that_its_authority_signed_and_that_says_anything_is_a_caller_or_refused(
+    changed: dict[str, Any],
+) -> None:
+    """Whoever has taken an authority over signs what they like, and no other domain stumbles over it."""
+    verifier, good, thumbprint = token()
+    authority = mesh().authorities["servers"]
+    claims = {**jwt.decode(good, options={"verify_signature": False}), **changed}
+    try:
+        text = jwt.encode(claims, authority._token_key, "ES256", headers={"kid": authority._token_key_id})
+    except (TypeError, ValueError):
+        # No encoder of ours writes it.
+        return
+    refusal(lambda: verifier.verify(text, thumbprint))
 
 
 _JSON = st.recursive(
