@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from google.protobuf.message import DecodeError
 
 from telltale.api.mesh.v1.batch_pb2 import Header, Hole, HoleReason, Loss, LossReason, SealedBatch
+from telltale.api.mesh.v1.ingest_pb2 import ChainHead
 from telltale.seal.chain import Head
 from telltale.seal.sealing import sha256
 from telltale.source import declarations
@@ -195,6 +196,22 @@ def head(db: sqlite3.Connection, product: str) -> Head | None:
         "SELECT epoch, sequence, header_sha256 FROM chains WHERE product = ?", (product,)
     ).fetchone()
     return Head(*row) if row else None
+
+
+def left(db: sqlite3.Connection, known: ChainHead) -> bool:
+    """Whether the chain goes on beside what the domain knows: a restored spool collects before it asks."""
+    mine = head(db, known.product)
+    if mine is not None and (mine.epoch, mine.sequence) == (known.epoch, known.sequence):
+        return mine.header_sha256 != known.header_sha256
+    row = db.execute(
+        "SELECT batch FROM batches WHERE product = ? AND epoch = ? AND sequence = ?",
+        (known.product, known.epoch, known.sequence + 1),
+    ).fetchone()
+    try:
+        return row is not None and header_of(row[0]).previous_header_sha256 != known.header_sha256
+    except DecodeError:
+        # Damaged: that is found, and given up, where it is sent.
+        return False
 
 
 def set_head(db: sqlite3.Connection, product: str, head: Head) -> None:

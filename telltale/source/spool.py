@@ -172,7 +172,7 @@ class Spool:
         await self._write(change)
 
     async def rechain(self, known: Sequence[ChainHead], epoch: int, reseal: Resealer) -> list[str]:
-        """Starts chains anew that lie behind what the domain knows, and seals their batches again.
+        """Starts chains anew that lie behind or beside what the domain knows, and seals their batches again.
 
         This happens when the spool was lost, restored from a copy, or made under a clock in the past.
         Returns the products whose chains were started anew.
@@ -184,7 +184,7 @@ class Spool:
                 mine = rows.head(db, head.product)
                 if mine is None:
                     next_epoch = max(epoch, head.epoch + 1)
-                elif (mine.epoch, mine.sequence) < (head.epoch, head.sequence):
+                elif (mine.epoch, mine.sequence) < (head.epoch, head.sequence) or rows.left(db, head):
                     next_epoch = max(epoch, head.epoch + 1)
                 else:
                     continue

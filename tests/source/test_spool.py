@@ -182,6 +182,23 @@ async def test_a_spool_behind_its_domain_starts_a_higher_epoch(tmp_path: Path) -
         assert await spool.rechain([ahead], 7, reseal) == []
 
 
+async def test_a_restored_spool_that_collected_before_it_asked_starts_a_higher_epoch(tmp_path: Path) -> None:
+    async with Spool(tmp_path / "spool.db", 1 << 20) as spool:
+        await spool.append(PRODUCT, 5, [sealer(), sealer(), sealer()], sheddable=True)
+        first, second, third = await headers(spool)
+        for sequence, mine in ((1, first), (2, second), (3, third)):
+            same = sha256(mine.SerializeToString())
+            known = ChainHead(product=PRODUCT, epoch=5, sequence=sequence, header_sha256=same)
+            assert await spool.rechain([known], 7, reseal) == []
+        for epoch, sequence in ((5, 2), (7, 3)):
+            other = ChainHead(product=PRODUCT, epoch=epoch, sequence=sequence, header_sha256=b"other")
+            assert await spool.rechain([other], 7, reseal) == [PRODUCT]
+            begun = max(7, epoch + 1)
+            assert [(one.epoch, one.sequence) for one in await headers(spool)] == [
+                (begun, number) for number in (1, 2, 3)
+            ]
+
+
 async def test_a_chain_that_a_clock_years_ahead_began_comes_down_to_what_the_domain_knows(
     tmp_path: Path,
 ) -> None:
