@@ -79,7 +79,13 @@ async def _tell_status(settings: AgentSettings, host: Host, source: Source, me: 
         )
         ends = me.credentials.not_after.timestamp()
         name = str(me.spiffe_id)
-        await asyncio.to_thread(status_file.write, settings.state, host.agent, name, source.last_ack, ends)
+        try:
+            await asyncio.to_thread(
+                status_file.write, settings.state, host.agent, name, source.last_ack, ends
+            )
+        except OSError as failed:
+            # It collects, and counts what it loses, all the same; to the health check it looks stopped.
+            log.warning("the status cannot be written", reason=str(failed))
         await asyncio.sleep(status_file.WRITE_EVERY_SECONDS)
 
 

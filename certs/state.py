@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from telltale.errors import Unavailable
+
 STATE = "state.sqlite"
 
 
@@ -27,12 +29,21 @@ class State:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing. The lock is taken before anything is read: of two at once only one can win."""
+        """All or nothing. The lock is taken before anything is read: of two at once only one can win.
+
+        Raises Unavailable, with nothing changed, when the file cannot be written.
+        """
         with self.connection() as connection:
-            connection.execute("BEGIN IMMEDIATE")
             try:
+                connection.execute("BEGIN IMMEDIATE")
                 yield connection
                 connection.execute("COMMIT")
-            except BaseException:
-                connection.execute("ROLLBACK")
+            except BaseException as failed:
+                # SQLite itself has rolled back what did not fit on the disk.
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                if isinstance(failed, sqlite3.OperationalError):
+                    raise Unavailable(
+                        f"{self._path} cannot be written: {failed}; check the disk's space and health"
+                    ) from failed
                 raise

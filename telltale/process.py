@@ -1,11 +1,14 @@
 """What every process's main module does: logs, the event loop, signals, and one line when it cannot start."""
 
 import asyncio
+import contextlib
+import io
 import logging
 import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from typing import TextIO, cast
 
 import structlog
 import uvloop
@@ -55,9 +58,25 @@ def configure_logging() -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Patient(sys.stderr))),
         cache_logger_on_first_use=True,
     )
+
+
+class _Patient(io.TextIOBase):
+    """A stream whose disk may be full: a line that cannot be written is lost, and nothing else ends by it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 def _first(group: BaseException) -> BaseException:

@@ -99,7 +99,10 @@ class State:
             return duckdb.connect(str(self.path), config=_CONFIG | {"temp_directory": f"{self.path}.spill"})
         except duckdb.IOException as refused:
             first = str(refused).splitlines()[0]
-            raise Precondition(f"{self.path} cannot be opened: {first}; end the other process") from None
+            raise Precondition(
+                f"{self.path} cannot be opened: {first}; end the other process, or, if the file is"
+                " damaged, move it away: what the logs still have is then judged anew"
+            ) from None
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -6,6 +6,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
 import structlog
 from grpc import aio
@@ -64,6 +65,9 @@ class Ingest(IngestServicer):
         self._report = report
         self._verifying = asyncio.Lock()
         self._on_the_way = asyncio.Semaphore(_REQUESTS_ON_THE_WAY)
+        # Of sources that have a request here. First come, first served among sources, not among requests:
+        # however many a flooding source sends, each other waits for one of its at a time.
+        self._turns: WeakValueDictionary[SpiffeId, asyncio.Lock] = WeakValueDictionary()
         self._streams: Counter[SpiffeId] = Counter()
         self._complained: OrderedDict[SpiffeId, float] = OrderedDict()
 
@@ -145,15 +149,17 @@ class Ingest(IngestServicer):
     async def _examine(
         self, source: SpiffeId, request: PushRequest, before: dict[str, tuple[int, int]]
     ) -> "_Answer":
-        await self._on_the_way.acquire()
-        try:
-            # One thread at a time: the verifier remembers certificates and is not made for two.
-            async with self._verifying:
-                examined = await asyncio.to_thread(self._examiner.examine, source, request, before)
-            kept = self._log.append([one for one in examined if isinstance(one, Candidate)])
-        except BaseException:
-            self._on_the_way.release()
-            raise
+        turn = self._turns.setdefault(source, asyncio.Lock())
+        async with turn:
+            await self._on_the_way.acquire()
+            try:
+                # One thread at a time: the verifier remembers certificates and is not made for two.
+                async with self._verifying:
+                    examined = await asyncio.to_thread(self._examiner.examine, source, request, before)
+                kept = self._log.append([one for one in examined if isinstance(one, Candidate)])
+            except BaseException:
+                self._on_the_way.release()
+                raise
         # When the disk has them, whether or not the source reads its answer.
         kept.add_done_callback(lambda _: self._on_the_way.release())
         return _Answer(examined, kept)

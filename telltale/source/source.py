@@ -217,8 +217,11 @@ class Source:
         header.previous_header_sha256 = draft.previous_header_sha256
         del header.holes[:]
         header.holes.extend(draft.holes)
-        header.sealed_time.FromNanoseconds(time.time_ns())
         credentials = self._me.credentials
+        # A clock that was set back behind the certificate is wrong by the authority's word, and nobody would
+        # take what was sealed then.
+        earliest = int(credentials.not_before.timestamp()) * 1_000_000_000
+        header.sealed_time.FromNanoseconds(max(time.time_ns(), earliest))
         return Sealed(
             seal(credentials, header, payload),
             header.record_count,

@@ -28,13 +28,16 @@ def stored(mesh: RunningMesh) -> int:
     return int(rows[0]["batches"]) if rows else 0
 
 
-def test_each_process_may_be_killed_and_no_batch_is_lost_or_stored_twice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
+def test_each_process_may_be_killed_or_stopped_and_no_batch_is_lost_or_stored_twice(
+    tmp_path: Path, ending: signal.Signals
+) -> None:
     settings = {"TELLTALE_INTERVALS": "servers.memory=1s,servers.cpu=1s"}
     with up(tmp_path / "home", settings=settings) as mesh:
         eventually(lambda: stored(mesh), "the first batch", mesh)
         for name in MEMBERS:
             killed = mesh.pid(name)
-            os.kill(killed, signal.SIGKILL)
+            os.kill(killed, ending)
             eventually(lambda name=name, killed=killed: _returned(mesh, name, killed), f"{name} again", mesh)
             before = stored(mesh)
             eventually(lambda before=before: stored(mesh) > before + 1, f"data after {name} died", mesh)

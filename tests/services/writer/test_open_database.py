@@ -1,5 +1,6 @@
 """Others read the database with their own tools while the writer writes, and a crash harms nothing."""
 
+import contextlib
 import json
 import os
 import pickle
@@ -13,6 +14,7 @@ import pytest
 import sqlite_utils
 
 from services.writer.store import Store
+from telltale.errors import Damaged
 from tests.support.batches import Chain, disk_usage
 from tests.support.deliveries import Log
 from tests.support.mesh import Mesh
@@ -22,6 +24,7 @@ WRITER = """
 import asyncio, pickle, sys
 from pathlib import Path
 from services.writer.store import Store
+from telltale.errors import Damaged
 from telltale.api.mesh.v1.batch_pb2 import SealedBatch
 from tests.support.deliveries import Log
 
@@ -104,3 +107,36 @@ async def test_datasette_opens_the_database_while_the_writer_writes(
     await store.commit([log.deliver(chain.next([disk_usage("/var")]))])
     answer = await datasette.client.get("/telltale/servers_disk_usage.json?_shape=array&_sort=mountpoint")
     assert [row["mountpoint"] for row in json.loads(answer.text)] == ["/", "/var"]
+
+
+async def test_a_malformed_database_is_said_to_be_and_nothing_is_stored(database: Path, mesh: Mesh) -> None:
+    chain, log = Chain(mesh.credentials("servers", "/agent/web1")), Log()
+    items = [log.deliver(chain.next([disk_usage(f"/{n}")])) for n in range(30)]
+    async with Store(database) as store:
+        await store.commit(items[:20])
+    page = root_of(database, "batches")
+    whole = overwritten(database, page, bytes(4096))
+    with pytest.raises(Damaged, match="malformed"):
+        async with Store(database) as store:
+            await store.commit(items[20:])
+    overwritten(database, page, whole)
+    async with Store(database) as store:
+        ((position),) = (await store.cursor()).positions
+        assert position.offset == 20
+        assert (await store.commit(items[20:])).batches == 10
+
+
+def root_of(database: Path, table: str) -> int:
+    with contextlib.closing(sqlite3.connect(database)) as db:
+        (page,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+        return int(page)
+
+
+def overwritten(database: Path, page: int, content: bytes) -> bytes:
+    """Puts other bytes into the place of a page, and returns what was there."""
+    with database.open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        before = file.read(4096)
+        file.seek((page - 1) * 4096)
+        file.write(content)
+    return before
