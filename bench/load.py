@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--message-bytes", type=int, default=1 << 20, help="bytes of batches in a message")
     how = parser.parse_args()
     settings = read_or_exit(LoadSettings, "A source under load.")
-    process.run(lambda stopping: run(settings, how, stopping))
+    process.run(lambda stopping: run(settings, how, stopping), moves_frames=True)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--source", default="", help="end of the SPIFFE ID whose latencies count")
     how = parser.parse_args()
     settings = read_or_exit(ReaderSettings, "A subscriber under load.")
-    process.run(lambda stopping: run(settings, how.source, stopping))
+    process.run(lambda stopping: run(settings, how.source, stopping), moves_frames=True)
 
 
 if __name__ == "__main__":

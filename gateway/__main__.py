@@ -22,4 +22,4 @@ async def run(settings: GatewaySettings, stopping: asyncio.Event) -> None:
 
 if __name__ == "__main__":
     gateway = read_or_exit(GatewaySettings, "The gateway: catalogs data products and fans them out.")
-    process.run(lambda stopping: run(gateway, stopping))
+    process.run(lambda stopping: run(gateway, stopping), moves_frames=True)

@@ -23,5 +23,13 @@ def field(number: int, content: bytes) -> bytes:
 
 def fields(number: int, contents: Iterable[bytes]) -> bytes:
     """A repeated length-delimited field."""
-    tag = varint(number << 3 | 2)
-    return b"".join(part for content in contents for part in (tag, varint(len(content)), content))
+    return message((number, content) for content in contents)
+
+
+def message(numbered: Iterable[tuple[int, bytes]]) -> bytes:
+    """Length-delimited fields one behind the other, each copied once."""
+    return b"".join(
+        part
+        for number, content in numbered
+        for part in (varint(number << 3 | 2), varint(len(content)), content)
+    )

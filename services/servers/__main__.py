@@ -14,4 +14,4 @@ if __name__ == "__main__":
         DomainSettings,
         "The domain service of the servers: takes what host agents push, and serves its data products.",
     )
-    process.run(lambda stopping: run(settings, DOMAIN, POLICY, stopping))
+    process.run(lambda stopping: run(settings, DOMAIN, POLICY, stopping), moves_frames=True)

@@ -47,4 +47,4 @@ def _platform(settings: WriterSettings) -> str:
 
 if __name__ == "__main__":
     writer = read_or_exit(WriterSettings, "The writer: stores every data product in one SQLite file.")
-    process.run(lambda stopping: run(writer, stopping))
+    process.run(lambda stopping: run(writer, stopping), moves_frames=True)

@@ -14,6 +14,7 @@ from telltale.domain.payload import open_payload
 from telltale.domain.products import Products
 from telltale.errors import BatchRefused, TelltaleError
 from telltale.naming import SpiffeId
+from telltale.seal.parts import Parts
 from telltale.seal.sealing import MAX_HEADER_BYTES, sha256
 from telltale.seal.verify import Verifier, check_owner, open_header
 
@@ -35,10 +36,10 @@ class Examiner:
         return [self._examine_one(source, batch, now, before) for batch in request.batches]
 
     def _examine_one(
-        self, source: SpiffeId, batch: SealedBatch, now: datetime, before: dict[str, tuple[int, int]]
+        self, source: SpiffeId, sealed: SealedBatch, now: datetime, before: dict[str, tuple[int, int]]
     ) -> Candidate | tuple[Header, BatchRefused]:
         # Exactly the known fields, so that nothing rides along unsigned.
-        batch = SealedBatch(header=batch.header, signature=batch.signature, payload=batch.payload)
+        batch = Parts.of(sealed)
         try:
             header = open_header(batch)
         except BatchRefused as refused:
@@ -68,14 +69,14 @@ class Examiner:
             digest = b"" if unproven else digest
             return Candidate(header, digest, b"", (), refused=refused, follows=follows)
         signer = self._verifier.certificates_of(header)
-        return Candidate(header, digest, batch.SerializeToString(), signer, change, follows=follows)
+        return Candidate(header, digest, batch.encode(), signer, change, follows=follows)
 
     def _deny(self, source: SpiffeId, header: Header, refused: BatchRefused, *, subject: str = "") -> None:
         """Records what no rule of the policy was asked about."""
         decision = Decision(False, refused.detail)
         self._access.record(Principal(source), "push", header.product, decision, subject=subject)
 
-    def _check(self, batch: SealedBatch, header: Header, source: SpiffeId, now: datetime) -> Contract:
+    def _check(self, batch: Parts, header: Header, source: SpiffeId, now: datetime) -> Contract:
         self._verifier.verify(batch, now)
         present = self._products.contracts[header.product]
         action = "replay" if header.replay_run else "push"

@@ -13,7 +13,7 @@ from telltale.domain.clearance import Clearance
 from telltale.domain.log import ProductLog
 from telltale.domain.rows import Entry, Found
 from telltale.errors import InvalidInput
-from telltale.wire import field, fields
+from telltale.wire import field, fields, message
 
 # Cost is per message: batches travel together up to this size.
 _FRAME_BYTES = 256 << 10
@@ -156,7 +156,8 @@ class _SealedFrames:
                 certificates += await self._log.certificates_of(entry.signer)
             batches.append(entry.batch)
         # Signers share their issuer.
-        return fields(_CERTIFICATES, dict.fromkeys(certificates)) + fields(_BATCHES, batches)
+        unsent = [(_CERTIFICATES, der) for der in dict.fromkeys(certificates)]
+        return message([*unsent, *((_BATCHES, batch) for batch in batches)])
 
 
 class _MaskedFrames:

@@ -16,11 +16,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from google.protobuf.message import DecodeError
 
-from telltale.api.mesh.v1.batch_pb2 import Header, SealedBatch
+from telltale.api.mesh.v1.batch_pb2 import Header
 from telltale.api.mesh.v1.ingest_pb2 import RefusalReason
 from telltale.errors import BatchRefused, InvalidInput, Unauthenticated
 from telltale.identity.trust import Trust
 from telltale.naming import SpiffeId, domain_of, owner_of
+from telltale.seal.parts import Batch
 from telltale.seal.sealing import (
     MAX_HEADER_BYTES,
     MAX_PAYLOAD_BYTES,
@@ -66,7 +67,7 @@ class _Path:
     root: bytes
 
 
-def open_header(batch: SealedBatch) -> Header:
+def open_header(batch: Batch) -> Header:
     """Parses a header and checks everything that needs no key; raises BatchRefused when it is malformed."""
     if len(batch.header) > MAX_HEADER_BYTES:
         raise _malformed(f"the header has {len(batch.header)} bytes; at most {MAX_HEADER_BYTES} are taken")
@@ -155,7 +156,7 @@ class Verifier:
         while len(self._certificates) > _MAX_CERTIFICATES:
             self._certificates.popitem(last=False)
 
-    def verify(self, batch: SealedBatch, now: datetime) -> Header:
+    def verify(self, batch: Batch, now: datetime) -> Header:
         """The header of a batch that holds; raises BatchRefused with the reason when it does not."""
         header = open_header(batch)
         sealed_time = _sealed_time(header)
