@@ -27,10 +27,15 @@ _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 # Enough for one commit to be worth its fsync, small enough to bound what waits for it.
 _GROUP_LIMIT = 512
 _READERS = 2
+# SQLite's own default.
+_PAGE_BYTES = 4096
 
 
-def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """Opens a database the way all of Telltale does: WAL, durable commits, explicit transactions."""
+def connect(path: Path, *, read_only: bool = False, page_bytes: int = _PAGE_BYTES) -> sqlite3.Connection:
+    """Opens a database the way all of Telltale does: WAL, durable commits, explicit transactions.
+
+    page_bytes: of a file that is not there yet; one that is keeps its own.
+    """
     if read_only:
         connection = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode=ro",
@@ -42,6 +47,7 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         connection.execute("PRAGMA query_only = ON")
         return connection
     connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    connection.execute(f"PRAGMA page_size = {page_bytes}")
     connection.execute("PRAGMA journal_mode = WAL")
     # FULL syncs the log at each commit: only then is a commit a promise.
     connection.execute("PRAGMA synchronous = FULL")
@@ -53,12 +59,18 @@ class Database:
     """A SQLite file with one writing thread and a few reading ones. Use as `async with`."""
 
     def __init__(
-        self, path: Path, schema: Iterable[str], prepare: Callable[[sqlite3.Connection], Any] | None = None
+        self,
+        path: Path,
+        schema: Iterable[str],
+        prepare: Callable[[sqlite3.Connection], Any] | None = None,
+        *,
+        page_bytes: int = _PAGE_BYTES,
     ) -> None:
         """prepare: is run behind the schema, in its transaction: brings a file of an earlier version up."""
         self._path = path
         self._schema = tuple(schema)
         self._prepare = prepare
+        self._page_bytes = page_bytes
         self._jobs: queue.SimpleQueue[
             tuple[Callable[[sqlite3.Connection], Any], asyncio.Future[Any]] | None
         ] = queue.SimpleQueue()
@@ -129,7 +141,7 @@ class Database:
         # Nobody else may read what lies in a log or a spool.
         previous = os.umask(0o077)
         try:
-            connection = connect(self._path)
+            connection = connect(self._path, page_bytes=self._page_bytes)
         finally:
             os.umask(previous)
         try:

@@ -130,12 +130,16 @@ def read(log: str, rows: Iterable[tuple[Any, ...]], max_bytes: int) -> Found:
         size += len(batch)
         if damaged or (entries and size > max_bytes):
             break
-        delivery = Delivery(log=log, offset=offset)
-        delivery.received_time.FromMilliseconds(received_ms)
-        # Appending a field to the bytes is the same as setting it on the message.
-        delivered = batch + field(4, delivery.SerializeToString())
-        entries.append(Entry(offset, delivered, signer.decode()))
+        entries.append(delivered(log, offset, received_ms, batch, signer.decode()))
     return Found(entries, damaged)
+
+
+def delivered(log: str, offset: int, received_ms: int, batch: bytes, signer: str) -> Entry:
+    """A stored batch with its place."""
+    delivery = Delivery(log=log, offset=offset)
+    delivery.received_time.FromMilliseconds(received_ms)
+    # Appending a field to the bytes is the same as setting it on the message.
+    return Entry(offset, batch + field(4, delivery.SerializeToString()), signer)
 
 
 def adopt(db: sqlite3.Connection, strays: Iterable[tuple[int, tuple[Value, ...]]]) -> None:

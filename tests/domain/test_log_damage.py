@@ -107,7 +107,7 @@ async def test_wherever_a_bit_flips_nothing_damaged_is_delivered_and_most_is_rea
         # Pages of the structure are few: half of the flips go to the beginnings of pages, where it is.
         place = chance.randrange(size)
         if number % 2:
-            place = place // 4096 * 4096 + chance.randrange(16)
+            place = place // 8192 * 8192 + chance.randrange(16)
         flip(path, place, chance.randrange(8))
         async with opened(path) as log:
             delivered = await everything(log, PRODUCT) | await everything(log, OTHER)

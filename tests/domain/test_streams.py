@@ -18,6 +18,7 @@ from telltale.api.mesh.v1.stream_pb2 import SubscribeRequest, WatchRequest
 from telltale.api.servers.v1.inventory_pb2_grpc import InventoryStub
 from telltale.domain import subscribe
 from telltale.domain.subscribe import Subscriptions
+from telltale.domain.tail import Tail
 from telltale.errors import Damaged, Unavailable
 from tests.support.batches import CONTRACTS, DISK_USAGE, INVENTORY, Chain, disk_usage, host
 from tests.support.domain import Running, running
@@ -43,13 +44,15 @@ async def frames(servers: Running, mesh: Mesh, request: SubscribeRequest) -> Asy
 
 
 async def test_a_damaged_batch_is_a_gap_in_its_place_and_the_stream_goes_on(
-    servers: Running, mesh: Mesh, tmp_path: Path
+    servers: Running, mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = servers.domain.log
     async with servers.source(mesh.workload("servers", "/agent/web1"), tmp_path / "spool.db") as source:
         for name in ("/a", "/b", "/c"):
             await source.publish(DISK_USAGE, [disk_usage(name)])
     first, second, third = await log.after(DISK_USAGE, 0, 1 << 20)
+    # Who keeps up is served from memory; this reader is behind.
+    monkeypatch.setattr(log, "_tail", Tail(0))
     with contextlib.closing(sqlite3.connect(tmp_path / "servers" / "log.db")) as db, db:
         db.execute("UPDATE batches SET batch = zeroblob(length(batch)) WHERE offset = ?", (second.offset,))
     stream = frames(servers, mesh, SubscribeRequest())
@@ -89,8 +92,9 @@ async def test_a_malformed_log_ends_the_service_once_and_is_another_log_after_th
     path = tmp_path / "servers" / "log.db"
     with contextlib.closing(sqlite3.connect(path)) as db:
         (root,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'batches'").fetchone()
+        (page_bytes,) = db.execute("PRAGMA page_size").fetchone()
     with os.fdopen(os.open(path, os.O_RDWR), "r+b") as file:
-        file.seek((root - 1) * 4096)
+        file.seek((root - 1) * page_bytes)
         file.write(b"\0" * 8)
     with pytest.raises(ExceptionGroup) as ended:
         async with running(mesh, tmp_path) as service, asyncio.timeout(20):
