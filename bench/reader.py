@@ -49,7 +49,7 @@ async def _read(stream: Subscription, counters: Counters, source: str) -> None:
                 counters.refuse()
                 continue
             header = item.header
-            counters.count(header.record_count, len(item.batch.payload))
+            counters.count(header.record_count, item.batch.ByteSize())
             if header.HasField("first_event_time") and header.source.endswith(source):
                 counters.took((now - header.first_event_time.ToNanoseconds()) / 1e9)
 

@@ -12,6 +12,7 @@ from telltale.api.mesh.v1.ingest_pb2 import RefusalReason
 from telltale.contract.product import Contract
 from telltale.contract.schema import Schema
 from telltale.errors import BatchRefused, InvalidInput
+from telltale.seal.parts import Parts
 from telltale.seal.sealing import sha256
 from telltale.seal.verify import Verifier, check_owner, open_header
 
@@ -32,7 +33,8 @@ class Checked:
 
     @property
     def size(self) -> int:
-        return len(self.batch.header) + len(self.batch.payload)
+        """Bytes of the batch, told without copying it."""
+        return self.batch.ByteSize()
 
 
 def check_frame(
@@ -59,14 +61,15 @@ def _check(batch: SealedBatch, verifier: Verifier, products: tuple[str, ...], no
     header, position, received_time = Header(), Position(), now
     signed = False
     refused: BatchRefused | None = None
+    parts = Parts.of(batch)
     try:
-        header = open_header(batch)
+        header = open_header(parts)
         position, received_time = _delivery(batch, header.product)
         if not naming.matches(header.product, products):
             raise BatchRefused(
                 RefusalReason.REFUSAL_REASON_MALFORMED, f"{header.product} was not subscribed to"
             )
-        verifier.verify(batch, now)
+        verifier.verify(parts, now)
         signed = True
     except BatchRefused as wrong:
         refused = wrong

@@ -46,4 +46,4 @@ async def _next(stream: AsyncIterator[list[Item]]) -> list[Item]:
 
 
 def _size(item: Item) -> int:
-    return len(item.batch.payload) if isinstance(item, Delivered) else 0
+    return item.batch.ByteSize() if isinstance(item, Delivered) else 0
