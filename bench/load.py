@@ -13,6 +13,7 @@ from bench.counters import Counters
 from bench.sealed import PRODUCT, Sealed, Stock
 from telltale import naming, process, wire
 from telltale.api.mesh.v1.ingest_pb2 import PushRequest, PushResponse
+from telltale.buffers import keep_freed_buffers
 from telltale.identity.workload import Workload
 from telltale.rpc.client import stream_metadata
 from telltale.settings import IdentitySettings, read_or_exit
@@ -142,7 +143,8 @@ def main() -> None:
     parser.add_argument("--message-bytes", type=int, default=1 << 20, help="bytes of batches in a message")
     how = parser.parse_args()
     settings = read_or_exit(LoadSettings, "A source under load.")
-    process.run(lambda stopping: run(settings, how, stopping), moves_frames=True)
+    keep_freed_buffers()
+    process.run(lambda stopping: run(settings, how, stopping))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from bench.load import COUNTERS
 from bench.sealed import PRODUCT
 from telltale import process
 from telltale.api.mesh.v1.stream_pb2 import Start
+from telltale.buffers import keep_freed_buffers
 from telltale.consume.delivered import Delivered
 from telltale.consume.subscription import Subscription
 from telltale.identity.workload import Workload
@@ -59,7 +60,8 @@ def main() -> None:
     parser.add_argument("--source", default="", help="end of the SPIFFE ID whose latencies count")
     how = parser.parse_args()
     settings = read_or_exit(ReaderSettings, "A subscriber under load.")
-    process.run(lambda stopping: run(settings, how.source, stopping), moves_frames=True)
+    keep_freed_buffers()
+    process.run(lambda stopping: run(settings, how.source, stopping))
 
 
 if __name__ == "__main__":

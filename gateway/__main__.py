@@ -5,6 +5,7 @@ import asyncio
 from gateway.serving import serving_gateway
 from gateway.settings import GatewaySettings
 from telltale import process
+from telltale.buffers import keep_freed_buffers
 from telltale.identity.workload import Workload
 from telltale.settings import read_or_exit
 from telltale.source.telemetry import self_metrics
@@ -22,4 +23,5 @@ async def run(settings: GatewaySettings, stopping: asyncio.Event) -> None:
 
 if __name__ == "__main__":
     gateway = read_or_exit(GatewaySettings, "The gateway: catalogs data products and fans them out.")
-    process.run(lambda stopping: run(gateway, stopping), moves_frames=True)
+    keep_freed_buffers()
+    process.run(lambda stopping: run(gateway, stopping))

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ctypes
 import io
 import logging
 import resource
@@ -16,22 +15,13 @@ import uvloop
 
 from telltale.errors import TelltaleError
 
-# glibc's numbers for mallopt.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-# Frames and payloads have up to 8 MiB; glibc takes no larger bound than this.
-_LARGEST_KEPT = 32 << 20
-_MOST_KEPT = 64 << 20
 
-
-def run(main: Callable[[asyncio.Event], Awaitable[None]], *, moves_frames: bool = False) -> None:
+def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     """Runs `main` until it returns; SIGTERM and SIGINT set the event that it is given.
 
     Ends the process with status 1 and one line on stderr when Telltale itself found something wrong.
-    moves_frames: whether it allocates large buffers all the time, and memory matters less than that.
     """
     configure_logging()
-    if moves_frames:
-        keep_freed_buffers()
     # Keys and tokens are in memory: a crash must not leave them in a file.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -51,18 +41,6 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]], *, moves_frames: bool 
         if others is not None or ours is None:
             raise
         _give_up(_first(ours))
-
-
-def keep_freed_buffers() -> None:
-    """Uses the memory of freed buffers again instead of giving it back to the kernel.
-
-    Otherwise every frame gets pages anew, which the kernel clears: that costs more than all copying.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    # Other C libraries than glibc have no such choice.
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
-        mallopt(_M_TRIM_THRESHOLD, _MOST_KEPT)
 
 
 def configure_logging() -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from telltale import process
+from telltale.buffers import keep_freed_buffers
 from telltale.domain.service import DomainSettings, run
 from telltale.settings import read_or_exit
 
@@ -14,4 +15,5 @@ if __name__ == "__main__":
         DomainSettings,
         "The domain service of the servers: takes what host agents push, and serves its data products.",
     )
-    process.run(lambda stopping: run(settings, DOMAIN, POLICY, stopping), moves_frames=True)
+    keep_freed_buffers()
+    process.run(lambda stopping: run(settings, DOMAIN, POLICY, stopping))

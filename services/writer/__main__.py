@@ -8,6 +8,7 @@ from services.writer.settings import WriterSettings
 from services.writer.store import Store
 from services.writer.writer import prune_for_ever, write_for_ever
 from telltale import naming, process
+from telltale.buffers import keep_freed_buffers
 from telltale.identity.workload import Workload
 from telltale.rpc.auth import Authenticator
 from telltale.rpc.server import serving
@@ -47,4 +48,5 @@ def _platform(settings: WriterSettings) -> str:
 
 if __name__ == "__main__":
     writer = read_or_exit(WriterSettings, "The writer: stores every data product in one SQLite file.")
-    process.run(lambda stopping: run(writer, stopping), moves_frames=True)
+    keep_freed_buffers()
+    process.run(lambda stopping: run(writer, stopping))
