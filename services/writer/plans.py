@@ -14,8 +14,16 @@ from telltale.consume.delivered import Delivered
 from telltale.contract.product import Contract
 from telltale.contract.schema import Schema
 from telltale.errors import InvalidInput
+from telltale.naming import owner_of, product_prefix
 
+# Tables are for ever: products that come and go under new names must not fill the database.
 MAX_TABLES = 2_000
+# As many as a domain may offer at a time; none takes the room of the others.
+MAX_TABLES_OF_A_DOMAIN = 256
+# Of all its tables. A reader of the database gets them all, whether they hold anything or not.
+MAX_COLUMNS_OF_A_DOMAIN = 20_000
+# Versions of its contracts, kept for whoever decodes what is in quarantine: thousands of ordinary ones.
+MAX_SCHEMA_BYTES_OF_A_DOMAIN = 128 << 20
 
 
 class Plans:
@@ -34,6 +42,7 @@ class Plans:
             raise InvalidInput(f"{item.product} came without its schema")
         if (schema.sha256, contract.name) in self._fit:
             return
+        _require_room(connection, contract.name, schema)
         known = _Known.of(connection, contract.name)
         _make_fit(connection, contract, table, known)
         received = time_text(item.received_time)
@@ -97,6 +106,13 @@ def _create(connection: sqlite3.Connection, table: Table) -> None:
     taken = sql.select(connection, "products", ("product", "table_name", "history_table"), {})
     if len(taken) >= MAX_TABLES:
         raise InvalidInput(f"the database has tables of {MAX_TABLES} products; {table.product} gets none")
+    owner = owner_of(table.product)
+    if sum(owner_of(product) == owner for product, *_ in taken) >= MAX_TABLES_OF_A_DOMAIN:
+        raise InvalidInput(
+            f"the database has tables of {MAX_TABLES_OF_A_DOMAIN} products of the domain {owner}; "
+            f"{table.product} gets none"
+        )
+    _require_columns(connection, table.product, len(table.names) * len(table.columns))
     for product, *names in taken:
         if set(table.names) & set(names):
             raise InvalidInput(f"{table.product} needs a table that {product} has; rename the product")
@@ -132,8 +148,36 @@ def _widen(connection: sqlite3.Connection, contract: Contract, table: Table, kin
                 )
         if len(present) + sum(1 for place, _, _ in new if place == name) > MAX_COLUMNS:
             raise InvalidInput(f"the table {name} would get more than {MAX_COLUMNS} columns")
+    if new:
+        _require_columns(connection, table.product, len(new))
     for name, column_name, declared in new:
         sql.add_column(connection, name, column_name, declared)
+
+
+def _require_columns(connection: sqlite3.Connection, product: str, more: int) -> None:
+    """Raises InvalidInput when the product's domain would get too many columns in all."""
+    owner = owner_of(product)
+    count = more
+    for other, *names in sql.select(connection, "products", ("product", "table_name", "history_table"), {}):
+        if owner_of(other) == owner:
+            count += sum(len(sql.columns_of(connection, name)) for name in names if name is not None)
+    if count > MAX_COLUMNS_OF_A_DOMAIN:
+        raise InvalidInput(
+            f"{product} would bring the tables of the domain {owner} to {count} columns; "
+            f"at most {MAX_COLUMNS_OF_A_DOMAIN} are made"
+        )
+
+
+def _require_room(connection: sqlite3.Connection, product: str, schema: Schema) -> None:
+    """Raises InvalidInput when the schema is a new one and the product's domain has too many."""
+    if sql.select(connection, "schemas", ("sha256",), {"sha256": schema.sha256.hex()}):
+        return
+    kept = sql.schema_bytes(connection, product_prefix(owner_of(product)))
+    if kept + len(schema.data) > MAX_SCHEMA_BYTES_OF_A_DOMAIN:
+        raise InvalidInput(
+            f"the database has {kept} bytes of schemas of the domain {owner_of(product)}; "
+            f"at most {MAX_SCHEMA_BYTES_OF_A_DOMAIN} are kept"
+        )
 
 
 def _keep_schema(connection: sqlite3.Connection, schema: Schema, received: str) -> None:

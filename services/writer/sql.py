@@ -92,6 +92,17 @@ def columns_of(connection: sqlite3.Connection, table: str) -> dict[str, str]:
     return {row[1]: row[2] for row in connection.execute(f"PRAGMA table_info({quoted(table)})")}
 
 
+def schema_bytes(connection: sqlite3.Connection, prefix: str) -> int:
+    """Bytes of all kept schemas whose first product begins so."""
+    # SQLite knows the length of a blob without reading it.
+    found = connection.execute(
+        "SELECT coalesce(sum(length(file_descriptor_set)), 0) FROM schemas"
+        " WHERE substr(json_extract(products, '$[0]'), 1, ?) = ?",
+        (len(prefix), prefix),
+    ).fetchone()
+    return int(found[0])
+
+
 def create_log_table(connection: sqlite3.Connection, table: Table) -> None:
     """The table of records, or of an inventory's changes: rows are only added, and removed by retention."""
     declared = ["_row INTEGER PRIMARY KEY", *_declared(table), *_provenance()]

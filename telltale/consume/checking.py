@@ -49,6 +49,10 @@ def check_schema(header: Header, schema: Schema, mesh: str, open_products: tuple
     """The contract that the batch was encoded with; raises BatchRefused when the source may not use it."""
     try:
         contract = schema.contract(header.product)
+        owner = naming.owner_of(contract.name)
+        if any(naming.owner_of(other.name) != owner for other in schema.contracts()):
+            # What is kept of it is counted for one domain.
+            raise InvalidInput(f"the schema of {contract.name} describes products of other domains too")
         # The promise is signed by the source itself; only with the consumer's own word does it open anything.
         opened = contract.options.open_to_all_trust_domains and naming.matches(header.product, open_products)
         check_owner(header, open_to_all=opened, mesh=mesh)

@@ -99,7 +99,7 @@ def _read(service: ServiceDescriptor, description: str) -> Contract:
     options: Product = service.GetOptions().Extensions[_PRODUCT]
     product = options.name or service.full_name
     domain = rules.require_place(product, service)
-    rules.require_promise(product, options)
+    rules.require_promise(product, options, description)
     inventory = options.kind == Kind.KIND_INVENTORY
     try:
         frame = rules.streamed(service, "Subscribe", "SubscribeRequest")

@@ -16,8 +16,13 @@ _SEMANTIC_VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A
 _PACKAGE_OF_THE_MESH = "telltale.api.mesh.v1"
 # What fits into every language's durations.
 _MAX_SECONDS = 100 * 366 * 86400
-_MAX_RECORD_LEVELS = 8
-_MAX_RECORD_COLUMNS = 1000
+MAX_RECORD_LEVELS = 8
+MAX_RECORD_COLUMNS = 1000
+# What PostgreSQL takes for a column; SQLite takes any, and nobody can read them.
+MAX_FIELD_NAME = 63
+# Everybody who lists products gets the promises and descriptions of all of them, in one message.
+MAX_PROMISE_BYTES = 4096
+MAX_DESCRIPTION = 4096
 
 
 def broken(product: str, rule: str, advice: str) -> InvalidInput:
@@ -44,7 +49,13 @@ def require_place(product: str, service: ServiceDescriptor) -> str:
     return domain
 
 
-def require_promise(product: str, options: Product) -> None:
+def require_promise(product: str, options: Product, description: str) -> None:
+    if options.ByteSize() > MAX_PROMISE_BYTES or len(description) > MAX_DESCRIPTION:
+        raise broken(
+            product,
+            f"its promise has {options.ByteSize()} bytes and its description {len(description)} characters",
+            f"at most {MAX_PROMISE_BYTES} and {MAX_DESCRIPTION} are taken; link to what is longer",
+        )
     for name in ("owner", "support", "purpose"):
         if not getattr(options, name).strip():
             raise broken(product, f"its promise lacks `{name}`", "set it in the product option")
@@ -104,6 +115,12 @@ def require_one_record(
 def require_fields(product: str, options: Product, record: Descriptor) -> None:
     _require_size(product, record)
     for place in places(record):
+        if len(place.field.name) > MAX_FIELD_NAME:
+            raise broken(
+                product,
+                f"the name of {place.field.full_name[:200]} has {len(place.field.name)} characters",
+                f"a field's name has at most {MAX_FIELD_NAME}, because it becomes a column",
+            )
         if place.classification > options.classification:
             raise broken(
                 product,
@@ -119,11 +136,11 @@ def _require_size(product: str, record: Descriptor) -> None:
 
     def measure(message: Descriptor) -> tuple[int, int]:
         """Columns and levels of a message. Each once: few that use each other often would take for ever."""
-        if message.full_name in measured_now or len(measured_now) > _MAX_RECORD_LEVELS:
+        if message.full_name in measured_now or len(measured_now) > MAX_RECORD_LEVELS:
             raise broken(
                 product,
                 f"{record.full_name} nests {message.full_name} within itself or too deeply",
-                f"a record has at most {_MAX_RECORD_LEVELS} levels, because it becomes a row",
+                f"a record has at most {MAX_RECORD_LEVELS} levels, because it becomes a row",
             )
         if message.full_name not in sizes:
             measured_now.add(message.full_name)
@@ -137,11 +154,11 @@ def _require_size(product: str, record: Descriptor) -> None:
         return sizes[message.full_name]
 
     columns, levels = measure(record)
-    if columns > _MAX_RECORD_COLUMNS or levels > _MAX_RECORD_LEVELS:
+    if columns > MAX_RECORD_COLUMNS or levels > MAX_RECORD_LEVELS:
         raise broken(
             product,
             f"{record.full_name} has {columns} columns in {levels} levels",
-            f"a record has at most {_MAX_RECORD_COLUMNS} in {_MAX_RECORD_LEVELS}, because it becomes a row",
+            f"a record has at most {MAX_RECORD_COLUMNS} in {MAX_RECORD_LEVELS}, because it becomes a row",
         )
 
 

@@ -117,6 +117,9 @@ def test_what_the_scaffold_writes_keeps_every_rule(kind: str) -> None:
             "must be `repeated <its rec",
         ),
         ("double uptime_seconds = 2", "FansRecord uptime_seconds = 2", "nests"),
+        ("double uptime_seconds", f"double {'u' * 64}", "a field's name has at most 63"),
+        ('owner: "servers"', f'owner: "{"s" * 4_096}"', "at most 4096 and 4096 are taken"),
+        ("service Fans", f"// {'word ' * 1_000}\nservice Fans", "at most 4096 and 4096 are taken"),
         ("package telltale.api.servers.v1", "package telltale.api.other.v1", "has the package"),
     ],
 )

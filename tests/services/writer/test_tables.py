@@ -21,7 +21,7 @@ from tests.support.mesh import Mesh
 SHAPES = Path(__file__).parents[2] / "consume" / "shapes.proto"
 HEAD = """
 syntax = "proto3";
-package telltale.api.lab.v1;
+package telltale.api.%s.v1;
 import "google/protobuf/duration.proto";
 import "google/protobuf/timestamp.proto";
 import "telltale/api/mesh/v1/batch.proto";
@@ -30,7 +30,7 @@ import "telltale/api/mesh/v1/stream.proto";
 // A probe.
 service Probe {
   option (telltale.api.mesh.v1.product) = {
-    name: "lab.probe" kind: KIND_SAMPLES owner: "lab" support: "lab@example.org" version: "%s"
+    name: "%s" kind: KIND_SAMPLES owner: "lab" support: "lab@example.org" version: "%s"
     status: STATUS_STABLE purpose: "Probe." classification: CLASSIFICATION_INTERNAL
     freshness: {seconds: 60} retention: {seconds: %d}
   };
@@ -56,8 +56,18 @@ message ProbeFrame {
 class Version:
     """One version of a product that grows."""
 
-    def __init__(self, directory: Path, fields: str, version: str = "1.0.0", retention: int = 3_600) -> None:
-        image = compile_product(directory, "lab", "probe.proto", HEAD % (version, retention, fields))
+    def __init__(
+        self,
+        directory: Path,
+        fields: str,
+        version: str = "1.0.0",
+        retention: int = 3_600,
+        *,
+        domain: str = "lab",
+        product: str = "lab.probe",
+    ) -> None:
+        text = HEAD % (domain, product, version, retention, fields)
+        image = compile_product(directory, domain, "probe.proto", text)
         (self.contract,) = contracts_in(image)
         self.schema = Schema.of(image, self.contract)
 
