@@ -88,7 +88,7 @@ def parse_roots(data: bytes, origin: str) -> tuple[x509.Certificate, ...]:
     """Reads the root certificates of a PEM file."""
     try:
         roots = tuple(x509.load_pem_x509_certificates(data))
-    except ValueError as broken:
+    except (ValueError, x509.InvalidVersion) as broken:
         raise ConfigurationError(f"the trust bundle's {origin} holds no readable certificate") from broken
     return roots
 

@@ -198,7 +198,7 @@ class Trust:
         try:
             leaf = x509.load_der_x509_certificate(leaf_der)
             others = [x509.load_der_x509_certificate(der) for der in intermediates]
-        except ValueError as broken:
+        except (ValueError, x509.InvalidVersion) as broken:
             raise Unauthenticated("the certificate cannot be read; enrol for a new one") from broken
         spiffe_id = spiffe_id_of(leaf)
         try:
@@ -248,5 +248,5 @@ def chain_der(pem: bytes) -> tuple[bytes, ...]:
         return tuple(
             certificate.public_bytes(Encoding.DER) for certificate in x509.load_pem_x509_certificates(pem)
         )
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         return ()
