@@ -18,6 +18,8 @@ from telltale.seal.sealing import MAX_HEADER_BYTES, MAX_PAYLOAD_BYTES
 
 # Certificates of one domain's stream: leaves of 10,000 sources in two generations, and some to spare.
 MAX_CERTIFICATES = 32_768
+# Of one frame, which has at most 8 MiB: more than so many real ones do not fit.
+MAX_BATCHES = 32_768
 _MAX_CERTIFICATES_BYTES = 32 * 1024 * 1024
 # What no honest owner reaches, and all subscribers of a stream would pay for, also those of other owners.
 _MAX_CERTIFICATE_BYTES = 8 * 1024
@@ -97,6 +99,9 @@ class FrameReader:
         Raises LimitExceeded when the stream carried too many certificates: on a new stream the domain
         sends again those that are still needed.
         """
+        if wire.has_more_fields(data, MAX_BATCHES + MAX_CERTIFICATES):
+            # Told before it is parsed: 8 MiB of empty batches would become 360 MiB.
+            raise self._broken(f"more than {MAX_BATCHES + MAX_CERTIFICATES} batches and certificates")
         try:
             frame = SealedFrame.FromString(data)
             for der in frame.certificates:

@@ -17,9 +17,15 @@ TelltaleError
 
 from telltale.api.mesh.v1.ingest_pb2 import RefusalReason
 
+# A message quotes what a stranger sent, and fits into the 16 KiB of a call's trailers, whatever its letters.
+LONGEST_MESSAGE = 1_300
+
 
 class TelltaleError(Exception):
     """Anything that Telltale itself found wrong."""
+
+    def __str__(self) -> str:
+        return shortened(super().__str__())
 
 
 class ConfigurationError(TelltaleError):
@@ -91,5 +97,10 @@ class BatchRefused(TelltaleError):
     def __init__(self, reason: RefusalReason, detail: str, *, final: bool = True) -> None:
         super().__init__(detail)
         self.reason = reason
-        self.detail = detail
+        self.detail = shortened(detail)
         self.final = final
+
+
+def shortened(message: str) -> str:
+    """A message of at most LONGEST_MESSAGE characters."""
+    return message if len(message) <= LONGEST_MESSAGE else f"{message[: LONGEST_MESSAGE - 4]} ..."

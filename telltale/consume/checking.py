@@ -11,11 +11,15 @@ from telltale.api.mesh.v1.batch_pb2 import Delivery, Header, Position, SealedBat
 from telltale.api.mesh.v1.ingest_pb2 import RefusalReason
 from telltale.contract.product import Contract
 from telltale.contract.schema import Schema
-from telltale.errors import BatchRefused, InvalidInput
+from telltale.errors import BatchRefused, InvalidInput, Unavailable
 from telltale.seal.parts import Parts
 from telltale.seal.sealing import sha256
 from telltale.seal.verify import Verifier, check_owner, open_header
 
+# Of a frame, which has at most 8 MiB: more than so many real ones do not fit, and empty ones would become
+# thousands of times as many objects.
+MAX_BATCHES = 32_768
+MAX_CERTIFICATES = 32_768
 # Offsets that SQLite and every consumer's integers hold.
 _LARGEST_OFFSET = (1 << 63) - 1
 
@@ -40,7 +44,12 @@ class Checked:
 def check_frame(
     frame: SealedFrame, verifier: Verifier, products: Sequence[str], now: datetime
 ) -> list[Checked]:
-    """Verifies every batch of a frame, in order."""
+    """Verifies every batch of a frame, in order; raises Unavailable when the frame has too many parts."""
+    if len(frame.batches) > MAX_BATCHES or len(frame.certificates) > MAX_CERTIFICATES:
+        raise Unavailable(
+            f"the gateway sent a frame of {len(frame.batches)} batches and {len(frame.certificates)} "
+            f"certificates; at most {MAX_BATCHES} and {MAX_CERTIFICATES} are read"
+        )
     verifier.learn(frame.certificates)
     return [_check(batch, verifier, tuple(products), now) for batch in frame.batches]
 

@@ -29,6 +29,8 @@ _DECODERS = 1_024
 _CONFIG = PtarsConfig(timestamp_tz=None, timestamp_unit="us", duration_unit="us")
 _FIRST_TIME = -62_135_596_800_000_000
 _LAST_TIME = 253_402_300_799_999_999
+# Those of a Duration; ptars makes one that is longer as long as fits.
+_LONGEST_WAIT = 315_576_000_000_000_000
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,9 @@ class _Decoder:
         columns: list[Any] = []
         for field, column in zip(flat.schema, flat.columns, strict=True):
             if pa.types.is_timestamp(field.type):
-                _check_times(field.name, column)
+                _check(field.name, column, _FIRST_TIME, _LAST_TIME, "a time outside the years 1 to 9999")
+            elif pa.types.is_duration(field.type):
+                _check(field.name, column, -_LONGEST_WAIT, _LONGEST_WAIT, "a duration of over 10,000 years")
             names = self._enums.get(field.name)
             columns.append(column if names is None else names.of(column))
         return pa.RecordBatch.from_arrays(columns, names=flat.schema.names)
@@ -159,11 +163,11 @@ def _enums(record: Descriptor) -> dict[str, _Names]:
     }
 
 
-def _check_times(name: str, column: Any) -> None:
+def _check(name: str, column: Any, least: int, most: int, what: str) -> None:
     bounds = pc.min_max(column.cast(pa.int64()))
     first, last = bounds["min"].as_py(), bounds["max"].as_py()
-    if first is not None and (first < _FIRST_TIME or last > _LAST_TIME):
-        raise ValueError(f"{name} holds a time outside the years 1 to 9999")
+    if first is not None and (first < least or last > most):
+        raise ValueError(f"{name} holds {what}")
 
 
 @lru_cache(maxsize=_DECODERS)

@@ -1,6 +1,7 @@
 """An image is a set of proto files with everything that they import, and the comments in them."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from importlib import resources
@@ -17,6 +18,8 @@ from telltale.api.mesh.v1 import product_pb2 as product_pb2
 from telltale.errors import ConfigurationError, InvalidInput
 
 _M = TypeVar("_M", bound=Message)
+# Pools of descriptors do not find again what has other characters.
+_FILE_NAME = re.compile(r"[A-Za-z0-9_./-]{1,255}")
 
 
 class Image:
@@ -44,6 +47,10 @@ class Image:
         return cls(joined.SerializeToString(deterministic=True))
 
     def _add(self, proto: FileDescriptorProto) -> None:
+        if not _FILE_NAME.fullmatch(proto.name):
+            raise InvalidInput(
+                f"{proto.name[:200]!r} is no name of a proto file; use at most 255 of A-Z a-z 0-9 _ . / -"
+            )
         known = self.protos.get(proto.name)
         if known is None:
             self.protos[proto.name] = proto
@@ -131,7 +138,7 @@ def _require_text(message: Message) -> None:
         elif field.type == field.TYPE_STRING:
             for text in value if field.is_repeated else (value,):
                 if not isinstance(text, str):
-                    raise ValueError(f"{text!r} is no UTF-8")
+                    raise ValueError(f"{text[:200]!r} is no UTF-8")
 
 
 def without_source_info(proto: FileDescriptorProto) -> FileDescriptorProto:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
+import grpc
 import structlog
 from grpc import aio
 
@@ -31,9 +32,11 @@ from telltale.errors import BatchRefused, InvalidInput, LimitExceeded, Unavailab
 from telltale.naming import SpiffeId
 from telltale.rpc.auth import caller
 from telltale.seal.verify import Verifier
+from telltale.wire import has_more_fields
 
 log = structlog.get_logger(__name__)
 
+_SERVICE = "telltale.api.mesh.v1.Ingest"
 # Requests of one stream that may wait for the disk: bounds memory, hides the time of an fsync.
 _PIPELINE = 8
 # Requests of all streams that are examined or wait for the disk: bounds memory, however many sources.
@@ -70,6 +73,15 @@ class Ingest(IngestServicer):
         self._turns: WeakValueDictionary[SpiffeId, asyncio.Lock] = WeakValueDictionary()
         self._streams: Counter[SpiffeId] = Counter()
         self._complained: OrderedDict[SpiffeId, float] = OrderedDict()
+
+    def add_to(self, server: aio.Server) -> None:
+        """Registers the service: the generated code would parse a message of any number of parts."""
+        push = grpc.stream_stream_rpc_method_handler(self.Push, parse, PushResponse.SerializeToString)
+        chains = grpc.unary_unary_rpc_method_handler(
+            self.Chains, ChainsRequest.FromString, ChainsResponse.SerializeToString
+        )
+        methods = {"Push": push, "Chains": chains}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, methods),))
 
     async def Chains(
         self, request: ChainsRequest, context: "aio.ServicerContext[Any, Any]"
@@ -139,7 +151,6 @@ class Ingest(IngestServicer):
         before: dict[str, tuple[int, int]] = {}
         try:
             async for request in requests:
-                _check_size(request)
                 await room.acquire()
                 answers.put_nowait(await self._examine(source, request, before))
         finally:
@@ -227,11 +238,14 @@ class _Answer:
         self.kept = kept
 
 
-def _check_size(request: PushRequest) -> None:
-    if len(request.batches) > _MAX_BATCHES or len(request.certificates) > _MAX_CERTIFICATES:
-        raise InvalidInput(
-            f"a message holds at most {_MAX_BATCHES} batches and {_MAX_CERTIFICATES} certificates"
-        )
+def parse(data: bytes) -> PushRequest:
+    """Reads a message of a source; raises InvalidInput when it has too many parts."""
+    # Told before it is parsed: 8 MiB of empty batches would become 360 MiB.
+    if not has_more_fields(data, _MAX_BATCHES + _MAX_CERTIFICATES):
+        request = PushRequest.FromString(data)
+        if len(request.batches) <= _MAX_BATCHES and len(request.certificates) <= _MAX_CERTIFICATES:
+            return request
+    raise InvalidInput(f"a message holds at most {_MAX_BATCHES} batches and {_MAX_CERTIFICATES} certificates")
 
 
 def _unavailable(failed: Unavailable) -> BatchRefused:

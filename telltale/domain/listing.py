@@ -30,6 +30,8 @@ _DEFAULT_PAGE, _MAX_PAGE = 100, 1_000
 _SCAN = 2_000
 # A page ends at this size though it has fewer rows than were asked for: it has to fit into a message.
 _PAGE_BYTES = 1 << 20
+# Of a page token: four short values in base64.
+MAX_TOKEN = 1024
 
 Predicate = Callable[[str, Message], bool]
 
@@ -52,7 +54,7 @@ class Listings:
         wanted = compile_filter(
             request.filter, contract.record, lambda field: clearance.require_visible(principal, field)
         )
-        token = _Token.read(request, self._log.id)
+        token = PageToken.read(request, self._log.id)
         rows: list[Row] = []
         after, position, complete = token.after, token.position, False
         held = 0
@@ -74,7 +76,7 @@ class Listings:
         response = self._response(contract, rows, position or 0)
         response.masked_fields.extend(clearance.masked)
         if not complete:
-            response.next_page_token = _Token(position, after).text(request, self._log.id)
+            response.next_page_token = PageToken(position, after).text(request, self._log.id)
         return response.SerializeToString()
 
     def _response(self, contract: Contract, rows: list[Row], position: int) -> SealedList:
@@ -88,7 +90,7 @@ class Listings:
         return response
 
 
-class _Token:
+class PageToken:
     """Where the next page begins. It is no secret and grants nothing: it only names a place in the state.
 
     The place is the number of a row, never its key, which the caller may have no right to see.
@@ -99,10 +101,12 @@ class _Token:
         self.after = after
 
     @classmethod
-    def read(cls, request: ListRequest, log: str) -> "_Token":
+    def read(cls, request: ListRequest, log: str) -> "PageToken":
         if not request.page_token:
             return cls(None, None)
         try:
+            if len(request.page_token) > MAX_TOKEN:
+                raise ValueError("longer than any of ours")
             own, query, position, after = json.loads(base64.urlsafe_b64decode(request.page_token))
             if own != log or query != _digest(request):
                 raise ValueError("another log or another filter")

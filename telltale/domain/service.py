@@ -14,7 +14,6 @@ from pydantic import Field
 
 from telltale import naming
 from telltale.api.mesh.v1.access_pb2_grpc import add_AccessServicer_to_server
-from telltale.api.mesh.v1.ingest_pb2_grpc import add_IngestServicer_to_server
 from telltale.api.mesh.v1.product_pb2 import Kind
 from telltale.api.mesh.v1.schemas_pb2_grpc import add_SchemasServicer_to_server
 from telltale.api.mesh.v1.stream_pb2 import ListRequest, SubscribeRequest, WatchRequest
@@ -99,7 +98,7 @@ async def serving_domain(
         tokens = TokenVerifier(me.trust, trust_domain)
 
         def add(server: aio.Server) -> None:
-            add_IngestServicer_to_server(ingest, server)
+            ingest.add_to(server)
             add_SchemasServicer_to_server(SchemasService(products, access), server)
             add_AccessServicer_to_server(AccessService(access, trust_domain, tokens, forwarders), server)
             subscriptions = Subscriptions(product_log, access)

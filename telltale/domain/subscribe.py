@@ -17,6 +17,8 @@ from telltale.wire import field, fields, message
 
 # Cost is per message: batches travel together up to this size.
 _FRAME_BYTES = 256 << 10
+# Of one cursor: a product has a log or a few.
+_MAX_POSITIONS = 10_000
 # Field numbers of a frame.
 _BATCHES, _CERTIFICATES, _GAP, _SYNC = 1, 2, 3, 4
 
@@ -88,6 +90,9 @@ class Subscriptions:
             yield await frames.of(found.entries)
 
     async def _start(self, product: str, request: SubscribeRequest) -> "_Start":
+        count = len(request.cursor.positions)
+        if count > _MAX_POSITIONS:
+            raise InvalidInput(f"the cursor has {count} positions; at most {_MAX_POSITIONS} are taken")
         for position in request.cursor.positions:
             if position.product != product:
                 raise InvalidInput(f"the cursor names {position.product[:99]!r}; this stream is of {product}")

@@ -131,9 +131,8 @@ class Verifier:
         for der in certificates:
             if len(der) > _MAX_CERTIFICATE_BYTES or sha256(der) in self._certificates:
                 continue
-            try:
-                certificate = x509.load_der_x509_certificate(der)
-            except ValueError:
+            certificate = _readable(der)
+            if certificate is None:
                 continue
             (authorities if _is_authority(certificate) else leaves).append((der, certificate))
         # A certificate comes before its issuer: from the end each leads to one that is known.
@@ -247,10 +246,22 @@ def _signed(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
     return True
 
 
+def _readable(der: bytes) -> x509.Certificate | None:
+    """A certificate of which every part that matters here can be read: the library parses on demand."""
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        certificate.subject.public_bytes()
+        certificate.issuer.public_bytes()
+        _ = certificate.extensions
+    except (ValueError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        return None
+    return certificate
+
+
 def _is_authority(certificate: x509.Certificate) -> bool:
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (x509.ExtensionNotFound, ValueError):
+    except x509.ExtensionNotFound:
         return False
 
 

@@ -240,6 +240,13 @@ def test_a_time_that_no_calendar_has_is_a_value_error() -> None:
         to_arrow(contract(), [late])
 
 
+def test_a_duration_that_is_longer_than_any_is_a_value_error() -> None:
+    for seconds in (1 << 60, -(1 << 60)):
+        long = build({"records": [{"wait": {"seconds": seconds, "nanos": 0}}], "removed": []})
+        with pytest.raises(ValueError, match="wait holds a duration"):
+            to_arrow(contract(), [long.SerializeToString()])
+
+
 def test_more_payloads_than_one_call_takes_keep_their_order() -> None:
     names = [f"{number}-{'x' * 200_000}" for number in range(12)]
     payloads = [build({"records": [{"name": name}], "removed": []}).SerializeToString() for name in names]

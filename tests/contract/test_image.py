@@ -73,6 +73,21 @@ def test_sets_are_joined_by_file_name_and_the_commented_copy_stays(tmp_path: Pat
         assert image.pool.FindMessageTypeByName("a.B").fields[0].message_type.full_name == "a.Outer"
 
 
+@pytest.mark.parametrize("name", ["", "a" * 256, "\U0010ffff.proto", "a b.proto"])
+def test_a_file_whose_name_no_build_would_make_is_refused(name: str) -> None:
+    files = FileDescriptorSet(file=[{"name": name}])  # type: ignore[list-item]
+    with pytest.raises(InvalidInput, match="is no name of a proto file"):
+        Image(files.SerializeToString())
+
+
+def test_a_refusal_of_a_large_name_is_short() -> None:
+    # Field 1 of a file, which is its name, and no UTF-8.
+    large = b"\x0a\x84\x80\x04" + b"\xff" * 65_540
+    with pytest.raises(InvalidInput, match="no UTF-8") as refused:
+        Image(b"\x0a\x88\x80\x04" + large)
+    assert len(str(refused.value)) < 1_400
+
+
 def test_two_different_files_of_one_name_are_refused() -> None:
     other = compile_set({"a.proto": HEAD + "message Other {}"})
     with pytest.raises(InvalidInput, match=r"two different files are called 'a\.proto'"):

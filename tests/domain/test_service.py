@@ -1,9 +1,11 @@
 """A domain service on the real wire: what is pushed is acked, kept, listed, watched and streamed."""
 
 import asyncio
+import resource
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -181,6 +183,7 @@ async def test_an_inventory_is_listed_watched_and_cleared(
     "request_",
     [
         ListRequest(page_token="garbage"),
+        ListRequest(page_token="W10=" * 10_000),
         ListRequest(filter="no_such_field = 1"),
         ListRequest(page_size=-1),
     ],
@@ -191,6 +194,24 @@ async def test_a_bad_list_is_an_invalid_argument(servers: Running, mesh: Mesh, r
         with pytest.raises(aio.AioRpcError) as refused:
             await InventoryStub(channel).List(request_, metadata=await servers.metadata(operator))
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_push_of_millions_of_empty_batches_is_refused_before_it_takes_memory(
+    servers: Running, mesh: Mesh
+) -> None:
+    agent = mesh.workload("servers", "/agent/web1")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    async with servers.channel(agent) as channel:
+        call: Any = channel.stream_stream("/telltale.api.mesh.v1.Ingest/Push")(
+            metadata=await servers.metadata(agent)
+        )
+        await call.initial_metadata()
+        await call.write(b"\x0a\x00" * (2 << 20))
+        await call.done_writing()
+        assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "at most 1000 batches and 64 certificates" in await call.details()
+    # Parsed it would be 180 MiB and more; on its way through both ends of the wire it is a few times 4 MiB.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
 
 
 async def test_each_attack_is_refused_in_band_with_its_reason(servers: Running, mesh: Mesh) -> None:

@@ -1,6 +1,7 @@
 """Frames taken apart and put together: places, certificates, and owners that break the format."""
 
 import dataclasses
+import resource
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -151,3 +152,11 @@ def test_the_mark_at_a_logs_end_is_told(tmp_path: Path) -> None:
     data = SealedFrame()
     data.sync.position.log, data.sync.position.offset = "log", 7
     assert list(FrameReader(DISK_USAGE).read(data.SerializeToString())) == [Reached("log", 7)]
+
+
+def test_a_frame_of_millions_of_empty_batches_is_refused_before_it_takes_memory() -> None:
+    data = b"\x0a\x00" * (4 << 20)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(Unavailable, match="more than 65536 batches and certificates"):
+        list(FrameReader(DISK_USAGE).read(data))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10

@@ -163,6 +163,17 @@ def test_a_stranger_s_certificates_take_no_memory(mesh: Mesh, tmp_path: Path) ->
     assert not checks._certificates and not checks._authorities
 
 
+def test_a_certificate_whose_names_cannot_be_read_is_left_aside(mesh: Mesh) -> None:
+    web = mesh.credentials("servers", "/agent/web1")
+    leaf = web.certificates[0]
+    # The same length, so that everything around it still holds.
+    broken = leaf.replace(b"issuing authority", b"issuing\xff\xfeuthority")
+    assert broken != leaf and len(broken) == len(leaf)
+    verifier = Verifier(mesh.trust)
+    verifier.learn([broken, *web.certificates])
+    assert verifier.verify(Chain(web).next([disk_usage("/")]), datetime.now(UTC)).source == str(web.spiffe_id)
+
+
 def test_a_header_that_declares_too_much_is_malformed(mesh: Mesh) -> None:
     chain = Chain(mesh.credentials("servers", "/agent/web1"))
     holes = [Hole(first_sequence=n, last_sequence=n) for n in range(1, 2_000)]
