@@ -1,5 +1,6 @@
 """The documentation is about this tree: what exists is named in it, and what it names exists."""
 
+import importlib
 import re
 import subprocess
 from collections.abc import Iterator
@@ -262,3 +263,21 @@ def _is_source(path: Path) -> bool:
 )
 def test_every_decision_that_is_recorded_is_explained(action: str) -> None:
     assert f"`{action}`" in section(SECURITY, "The audit log")
+
+
+LIMIT = re.compile(r"`((?:telltale|gateway|services)\.[a-z_.]+)\.(_?[A-Z_]+)`")
+
+
+def _limit(module: str, name: str) -> str:
+    value: int = getattr(importlib.import_module(module), name)
+    for unit, size in (("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if value >= 1 << 16 and value % size == 0:
+            return f"{value // size:,} {unit}"
+    return f"{value:,}"
+
+
+def test_every_limit_on_the_page_is_what_it_is_in_the_code() -> None:
+    rows = [row.split(" | ") for row in section(OPERATIONS, "Limits").splitlines() if LIMIT.search(row)]
+    assert len(rows) > 20
+    for what, most, constants, _ in rows:
+        assert most == ", ".join(_limit(*found) for found in LIMIT.findall(constants)), what
