@@ -18,7 +18,7 @@ from telltale.errors import LONGEST_MESSAGE, TelltaleError
 from tests.fuzzing.mutate import Mutator
 
 # `make fuzz` gives a target its whole share, `make test` one input of so many.
-_FRACTION, _FEWEST = 250, 50
+_FRACTION, _FEWEST = 100, 50
 # What one test does, so that two processes have equal shares of the work.
 _PART = 20_000
 # Every so many inputs one is measured: the interpreter's calls, and the most memory that it holds at a time.
