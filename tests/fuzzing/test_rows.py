@@ -62,7 +62,12 @@ def columns(data: bytes) -> bool:
     message.DiscardUnknownFields()
     if message.SerializeToString() != data or any(map(mixed, message.records)):
         return False
-    assert repr(columns_to_plain(found.records)) == repr([plain(record) for record in message.records])
+    try:
+        read = [plain(record) for record in message.records]
+    except OverflowError:
+        # A time inside of a field lies in no calendar: rows are not made of it.
+        return False
+    assert repr(columns_to_plain(found.records)) == repr(read)
     return True
 
 
