@@ -7,7 +7,7 @@ import pytest
 from telltale.domain.log import ProductLog
 from telltale.errors import Unavailable
 from tests.support.disks import filled, small_disk
-from tests.support.log_chain import Chain, everything
+from tests.support.log_chain import Chain, chain_log, everything
 
 PRODUCT = "servers.disk_usage"
 
@@ -15,7 +15,7 @@ PRODUCT = "servers.disk_usage"
 async def test_a_log_on_a_full_disk_acks_what_it_has_and_nothing_else(tmp_path: Path) -> None:
     chain = Chain(product=PRODUCT)
     with small_disk(tmp_path / "disk", "3m") as disk:
-        async with ProductLog(disk / "log.db") as log:
+        async with chain_log(disk / "log.db") as log:
             known = log.id
             assert await log.append([chain.next(payload=b"x" * 20_000)]) == [None]
             acked = 1

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
@@ -82,20 +81,26 @@ async def test_a_watch_is_told_that_the_state_lacks_a_damaged_batch(
         call.cancel()
 
 
+def lead_astray(path: Path) -> None:
+    """Lets a page in the middle of a long row name a page that is not there as the next one."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        (page_bytes,) = db.execute("PRAGMA page_size").fetchone()
+    with path.open("r+b") as file:
+        page = file.read().index(b"x" * (page_bytes - 8)) // page_bytes + 2
+        file.seek(page * page_bytes)
+        file.write(b"\xff" * 4)
+
+
 async def test_a_malformed_log_ends_the_service_once_and_is_another_log_after_that(
     mesh: Mesh, tmp_path: Path
 ) -> None:
     agent, spool = mesh.workload("servers", "/agent/web1"), tmp_path / "spool.db"
     async with running(mesh, tmp_path) as service, service.source(agent, spool) as source:
-        await source.publish(DISK_USAGE, [disk_usage("/a")])
+        await source.publish(DISK_USAGE, [disk_usage("x" * 200_000)])
+        while (await source.usage()).batches:  # noqa: ASYNC110 - on disk
+            await asyncio.sleep(0.01)
     known = service.domain.log.id
-    path = tmp_path / "servers" / "log.db"
-    with contextlib.closing(sqlite3.connect(path)) as db:
-        (root,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'batches'").fetchone()
-        (page_bytes,) = db.execute("PRAGMA page_size").fetchone()
-    with os.fdopen(os.open(path, os.O_RDWR), "r+b") as file:
-        file.seek((root - 1) * page_bytes)
-        file.write(b"\0" * 8)
+    lead_astray(tmp_path / "servers" / "log.db")
     with pytest.raises(ExceptionGroup) as ended:
         async with running(mesh, tmp_path) as service, asyncio.timeout(20):
             with contextlib.suppress(Unavailable):
