@@ -15,6 +15,7 @@ from telltale.api.mesh.v1.schemas_pb2_grpc import SchemasServicer
 from telltale.contract.schema import Schema
 from telltale.domain.access import Access, asking
 from telltale.domain.products import Products
+from telltale.seal.sealing import sha256
 
 
 class SchemasService(SchemasServicer):
@@ -31,11 +32,16 @@ class SchemasService(SchemasServicer):
         who = asking()
         # Before anything of a stranger's is parsed.
         self._access.require_any(who, "push")
+        digest = sha256(request.file_descriptor_set)
+        if self._products.knows(digest):
+            # Every source brings every schema whenever it connects. Compiled each time, they alone would
+            # keep out a fleet that reconnects at once.
+            self._require(self._products.schema(digest), "push")
+            return RegisterSchemaResponse(sha256=digest)
         # Compiling a stranger's descriptors takes its time: not on the loop.
         schema = await asyncio.to_thread(Schema.parse, request.file_descriptor_set)
         self._require(schema, "push")
-        if not self._products.knows(schema.sha256):
-            await self._products.register(schema, who.spiffe_id)
+        await self._products.register(schema, who.spiffe_id)
         return RegisterSchemaResponse(sha256=schema.sha256)
 
     async def Get(

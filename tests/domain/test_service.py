@@ -22,6 +22,7 @@ from telltale.api.mesh.v1.stream_pb2 import ListRequest, SubscribeRequest, Watch
 from telltale.api.servers.v1.disk_usage_pb2 import DiskUsageFrame
 from telltale.api.servers.v1.disk_usage_pb2_grpc import DiskUsageStub
 from telltale.api.servers.v1.inventory_pb2_grpc import InventoryStub
+from telltale.contract.schema import Schema
 from telltale.identity.workload import Workload
 from telltale.rpc.auth import ON_BEHALF_OF
 from telltale.seal.sealing import seal
@@ -290,6 +291,33 @@ async def test_schemas_are_given_by_digest_and_contradictions_refused(servers: R
             request = RegisterSchemaRequest(file_descriptor_set=swapped)
             await SchemasStub(channel).Register(request, metadata=await servers.metadata(agent))
     assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_a_schema_that_is_known_is_not_compiled_again_and_needs_push_all_the_same(
+    servers: Running, mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = RegisterSchemaRequest(file_descriptor_set=SCHEMAS[DISK_USAGE].data)
+    compiled = []
+    parse = Schema.parse
+
+    def counted(data: bytes, digest: bytes | None = None) -> Schema:
+        compiled.append(data)
+        return parse(data, digest)
+
+    monkeypatch.setattr(Schema, "parse", counted)
+    agent, operator = mesh.workload("servers", "/agent/web1"), mesh.workload("operators", "/ann")
+    async with servers.channel(agent) as channel:
+        metadata = await servers.metadata(agent)
+        answer = await SchemasStub(channel).Register(request, metadata=metadata)
+        assert answer.sha256 == SCHEMAS[DISK_USAGE].sha256 and not compiled
+        other = RegisterSchemaRequest(file_descriptor_set=SCHEMAS[DISK_USAGE].data + b"\x0a\x00")
+        with pytest.raises(aio.AioRpcError):
+            await SchemasStub(channel).Register(other, metadata=metadata)
+        assert compiled == [other.file_descriptor_set]
+    async with servers.channel(operator) as channel:
+        with pytest.raises(aio.AioRpcError) as refused:
+            await SchemasStub(channel).Register(request, metadata=await servers.metadata(operator))
+    assert refused.value.code() == grpc.StatusCode.PERMISSION_DENIED
 
 
 async def test_access_answers_the_gateway_only(servers: Running, mesh: Mesh) -> None:
