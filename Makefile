@@ -6,7 +6,7 @@ PACKAGES := telltale agent services gateway certs
 # Passed on: make up ARGS="--for 30s"
 ARGS ?=
 
-.PHONY: up test fuzz lifetimes bench system check format lint types imports protos protos-fresh lock audit clean
+.PHONY: up test fuzz chaos lifetimes bench system check format lint types imports protos protos-fresh lock audit clean
 
 # Ctrl-C (130) is how a mesh is meant to end: no failure of make's.
 up: $(VENV)/ready
@@ -34,6 +34,10 @@ build/rotel/ready: bench/requirements.txt $(VENV)/ready
 	@$(BIN)/pip install -qq --disable-pip-version-check --require-hashes --no-deps --upgrade \
 		--target build/rotel -r bench/requirements.txt
 	@touch $@
+
+# Kills, stalls and cuts off a real mesh under load, for minutes: make chaos ARGS="--kills 100 --seed 7".
+chaos: $(VENV)/ready
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 # What the tests need and no wheel brings.
 system:
