@@ -6,7 +6,7 @@ from services.writer.catalog import foresee_for_ever
 from services.writer.distrust import mark_for_ever
 from services.writer.settings import WriterSettings
 from services.writer.store import Store
-from services.writer.writer import prune_for_ever, write_for_ever
+from services.writer.writer import keep_files_few, prune_for_ever, write_for_ever
 from telltale import naming, process
 from telltale.buffers import keep_freed_buffers
 from telltale.identity.workload import Workload
@@ -35,6 +35,7 @@ async def run(settings: WriterSettings, stopping: asyncio.Event) -> None:
         beside = [
             tasks.create_task(foresee_for_ever(me, settings, store)),
             tasks.create_task(prune_for_ever(store, settings.retention_seconds)),
+            tasks.create_task(keep_files_few(store)),
             tasks.create_task(mark_for_ever(me.trust.distrust, store)),
         ]
         await write_for_ever(me, settings, store, telemetry.report_refusal, stopping)

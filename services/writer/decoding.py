@@ -1,11 +1,13 @@
-"""Decodes a group of delivered batches into rows, many batches of a product at a time."""
+"""Decodes a group of delivered batches, many batches of a product at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
-from services.writer.rows import RowMaker
+import pyarrow as pa
+
+from services.writer.rows import Former
 from services.writer.tables import Table, table_of
 from telltale.api.mesh.v1.ingest_pb2 import RefusalReason
 from telltale.consume.columns import to_arrow
@@ -16,60 +18,98 @@ from telltale.errors import BatchRefused, InvalidInput
 Row = tuple[Any, ...]
 
 
+class Chunk:
+    """Records of many batches of one version of a product, decoded together; formed for their store."""
+
+    def __init__(self, table: Table, former: Former, records: pa.RecordBatch) -> None:
+        self.table = table
+        self._former = former
+        self._records = records
+
+    def form(self, in_files: bool) -> None:
+        """Makes what its store takes; raises ValueError when a value cannot be written."""
+        _ = self.columns if in_files else self.rows
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        return self._former.rows(self._records)
+
+    @cached_property
+    def columns(self) -> pa.RecordBatch:
+        return self._former.arrays(self._records)
+
+
 @dataclass(frozen=True)
 class Decoded:
-    """A batch as rows, in the order of its table's columns; or why it is none."""
+    """A batch as a part of a chunk; or why it is none."""
 
     item: Delivered
-    table: Table | None
-    records: Sequence[Row]
+    chunk: Chunk | None
+    # Records of the chunk that are the batch's: from the first to before the last.
+    first: int
+    last: int
     removed: Sequence[Row]
     refused: BatchRefused | None
 
+    @classmethod
+    def none(cls, item: Delivered, refused: BatchRefused) -> "Decoded":
+        return cls(item, None, 0, 0, (), refused)
 
-def decode(items: Sequence[Delivered]) -> list[Decoded]:
+    @property
+    def count(self) -> int:
+        return self.last - self.first
+
+    @property
+    def records(self) -> Sequence[Row]:
+        """Its records as rows, in the order of its table's columns."""
+        return () if self.chunk is None else self.chunk.rows[self.first : self.last]
+
+
+# Whether the records of a product, as the history knows it or else as it says, go into files.
+InFiles = Callable[[Contract], bool]
+
+
+def decode(items: Sequence[Delivered], in_files: InFiles) -> list[Decoded]:
     """Decodes batches and keeps their order. What does not decode comes back refused."""
     by_contract: dict[Contract, list[int]] = {}
     decoded: dict[int, Decoded] = {}
     for index, item in enumerate(items):
         if item.refused is not None or item.contract is None:
-            decoded[index] = Decoded(item, None, (), (), item.refused or _malformed("it has no contract"))
+            decoded[index] = Decoded.none(item, item.refused or malformed("it has no contract"))
         else:
             by_contract.setdefault(item.contract, []).append(index)
     for contract, indices in by_contract.items():
-        outcomes = _decode_product(contract, [items[index] for index in indices])
+        outcomes = _decode_product(contract, [items[index] for index in indices], in_files(contract))
         decoded.update(zip(indices, outcomes, strict=True))
     return [decoded[index] for index in range(len(items))]
 
 
 def decode_payload(contract: Contract, payload: bytes) -> tuple[Table, list[Row], list[Row]]:
     """The table, records and removals of a payload that decoded before."""
-    table, rows = _row_maker(contract)
+    table, former = _former(contract)
     columns = to_arrow(contract, [payload])
-    return (
-        table,
-        list(zip(*rows.columns(columns.records), strict=True)),
-        list(zip(*rows.columns(columns.removed), strict=True)),
-    )
+    return table, former.rows(columns.records), former.rows(columns.removed)
 
 
-def _decode_product(contract: Contract, items: Sequence[Delivered]) -> list[Decoded]:
+def _decode_product(contract: Contract, items: Sequence[Delivered], in_files: bool) -> list[Decoded]:
     try:
-        return _decode_together(contract, items)
+        return _decode_together(contract, items, in_files)
     except ValueError as wrong:
         if len(items) == 1:
-            return [Decoded(items[0], None, (), (), _malformed(f"its records do not decode: {wrong}"))]
+            return [Decoded.none(items[0], malformed(f"its records do not decode: {wrong}"))]
     except InvalidInput as wrong:
-        return [Decoded(item, None, (), (), _malformed(str(wrong))) for item in items]
+        return [Decoded.none(item, malformed(str(wrong))) for item in items]
     # One bad batch must not take the others with it.
-    return [outcome for item in items for outcome in _decode_product(contract, [item])]
+    return [outcome for item in items for outcome in _decode_product(contract, [item], in_files)]
 
 
-def _decode_together(contract: Contract, items: Sequence[Delivered]) -> list[Decoded]:
-    table, rows = _row_maker(contract)
+def _decode_together(contract: Contract, items: Sequence[Delivered], in_files: bool) -> list[Decoded]:
+    table, former = _former(contract)
     columns = to_arrow(contract, [item.batch.payload for item in items])
-    records = list(zip(*rows.columns(columns.records), strict=True))
-    removed = list(zip(*rows.columns(columns.removed), strict=True))
+    chunk = Chunk(table, former, columns.records)
+    # What cannot be written must show here, where one batch can be told from the others.
+    chunk.form(in_files)
+    removed = former.rows(columns.removed)
     outcomes = []
     record, removal = 0, 0
     for index, item in enumerate(items):
@@ -78,9 +118,7 @@ def _decode_together(contract: Contract, items: Sequence[Delivered]) -> list[Dec
             removal + columns.removed_counts[index],
         )
         refused = _wrong_count(item, columns.count(index))
-        outcomes.append(
-            Decoded(item, table, records[record:last_record], removed[removal:last_removal], refused)
-        )
+        outcomes.append(Decoded(item, chunk, record, last_record, removed[removal:last_removal], refused))
         record, removal = last_record, last_removal
     return outcomes
 
@@ -88,14 +126,15 @@ def _decode_together(contract: Contract, items: Sequence[Delivered]) -> list[Dec
 def _wrong_count(item: Delivered, count: int) -> BatchRefused | None:
     if count == item.header.record_count:
         return None
-    return _malformed(f"its header says {item.header.record_count} records and its payload holds {count}")
+    return malformed(f"its header says {item.header.record_count} records and its payload holds {count}")
 
 
-def _malformed(detail: str) -> BatchRefused:
+def malformed(detail: str) -> BatchRefused:
+    """The refusal of a batch that cannot be stored as it is."""
     return BatchRefused(RefusalReason.REFUSAL_REASON_MALFORMED, detail)
 
 
 @lru_cache(maxsize=1_024)
-def _row_maker(contract: Contract) -> tuple[Table, RowMaker]:
+def _former(contract: Contract) -> tuple[Table, Former]:
     table = table_of(contract)
-    return table, RowMaker(table)
+    return table, Former(table)

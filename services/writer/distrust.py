@@ -9,11 +9,12 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import partial
 from sqlite3 import Connection
-from typing import Never
+from typing import Any, Never
 
 import structlog
 
-from services.writer import metrics, sql
+from services.writer import manifest, metrics, sql
+from services.writer.plans import Place
 from services.writer.provenance import DISTRUSTED
 from services.writer.rows import time_text
 from services.writer.store import Store
@@ -61,8 +62,8 @@ async def mark(entries: Iterable[Entry], store: Store) -> int:
     """Marks the rows of every stored batch that an entry covers; returns the batches with rows to mark."""
     marked = 0
     for entry in entries:
-        for product, table, history in await store.tables():
-            step = partial(_mark, entry=entry, product=product, log=history or table)
+        for place in await store.places():
+            step = partial(_mark, entry=entry, place=place)
             after: tuple[int, int] | None = (0, 0)
             quarantined = 0
             while after is not None:
@@ -70,12 +71,12 @@ async def mark(entries: Iterable[Entry], store: Store) -> int:
                     partial(step, after=after, quarantined=quarantined)
                 )
                 marked += changed
-            if history is not None:
+            if place.history is not None:
                 await store.change(
                     partial(
                         sql.mark_current,
-                        table=table,
-                        product=product,
+                        table=place.table,
+                        product=place.product,
                         sealed=_sealed(entry),
                         mark=DISTRUSTED,
                     )
@@ -87,24 +88,31 @@ def _mark(
     connection: Connection,
     *,
     entry: Entry,
-    product: str,
-    log: str,
+    place: Place,
     after: tuple[int, int],
     quarantined: int,
 ) -> tuple[tuple[int, int] | None, int, int]:
     """One transaction. Returns the last batch looked at (None: all were), and the counts."""
-    batches = sql.batches_sealed(connection, product, _sealed(entry), after, MARKED_AT_ONCE)
+    batches = sql.batches_sealed(connection, place.product, _sealed(entry), after, MARKED_AT_ONCE)
     changed = 0
     for batch in batches:
-        first, last = batch["first_row"], batch["last_row"]
-        if first is not None and sql.mark_rows(connection, log, first, last, DISTRUSTED):
-            changed += 1
+        changed += _mark_batch(connection, place, batch)
         # What had no rows of its own may still have confirmed those of others.
         if batch["records"] and quarantined < QUARANTINED:
             quarantined += 1
-            sql.insert_new(connection, "quarantine", _quarantined(entry, product, batch))
+            sql.insert_new(connection, "quarantine", _quarantined(entry, place.product, batch))
     full = len(batches) == MARKED_AT_ONCE
     return (batches[-1]["epoch"], batches[-1]["sequence"]) if full else None, changed, quarantined
+
+
+def _mark_batch(connection: Connection, place: Place, batch: dict[str, Any]) -> bool:
+    """Returns whether the batch had rows with another verdict."""
+    first, last = batch["first_row"], batch["last_row"]
+    if first is None:
+        return False
+    if place.in_files:
+        return manifest.distrust(connection, place.product, batch)
+    return sql.mark_rows(connection, place.log, first, last, DISTRUSTED) > 0
 
 
 def _quarantined(entry: Entry, product: str, batch: dict[str, object]) -> dict[str, object]:

@@ -4,11 +4,13 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
+from functools import lru_cache
 
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
 from services.writer import sql
-from services.writer.decoding import Decoded, Row
+from services.writer.assembly import Assembly, Part
+from services.writer.decoding import Decoded, Row, malformed
 from services.writer.inventory import Inventory, RowNumbers
 from services.writer.plans import Plans
 from services.writer.provenance import Provenance
@@ -50,6 +52,7 @@ class Group:
         numbers: RowNumbers,
         now: str,
         distrust: Distrust,
+        assembly: Assembly,
     ) -> None:
         self._distrust = distrust
         self._connection = connection
@@ -59,6 +62,7 @@ class Group:
         self._tally = Tally()
         self._cursors: dict[tuple[str, str], int] = {}
         self._rows: dict[tuple[str, tuple[str, ...]], list[Row]] = {}
+        self._assembly = assembly
         self._stored: dict[str, tuple[int, int, str]] = {}
 
     def apply(self, items: Iterable[Decoded | Missing]) -> Tally:
@@ -69,6 +73,7 @@ class Group:
                 self._batch(item)
         for (table, columns), rows in self._rows.items():
             sql.insert_rows(self._connection, table, columns, rows)
+        self._assembly.write(self._connection, self._now)
         for product, (batches, records, received) in self._stored.items():
             sql.count_stored(self._connection, product, batches, records, received)
         for (product, log), offset in self._cursors.items():
@@ -96,14 +101,14 @@ class Group:
 
     def _disbelieved(self, item: Delivered) -> BatchRefused | None:
         sealed = item.header.sealed_time.ToDatetime(UTC)
-        word = self._distrust.at(SpiffeId.parse(item.header.source), sealed, sealed)
+        word = self._distrust.at(_spiffe_id(item.header.source), sealed, sealed)
         if word is None:
             return None
         return BatchRefused(RefusalReason.REFUSAL_REASON_DISTRUSTED, str(word))
 
     def _place(self, decoded: Decoded, *, taken: bool) -> BatchRefused | None:
         """Stores a batch unless it was stored before; returns why it must not be."""
-        item, table = decoded.item, decoded.table
+        item, table = decoded.item, decoded.chunk.table if decoded.chunk else None
         if taken:
             detail = f"another batch of {item.header.source} is stored in its place"
             return BatchRefused(RefusalReason.REFUSAL_REASON_FORK, detail)
@@ -111,21 +116,27 @@ class Group:
             self._tally.duplicates += 1
             return None
         if table is None:
-            return BatchRefused(RefusalReason.REFUSAL_REASON_MALFORMED, "it was not decoded")
+            return malformed("it was not decoded")
         if item.link is Link.SEEN and table.history is not None:
             detail = "later changes of its chain were applied before it came"
             return BatchRefused(RefusalReason.REFUSAL_REASON_BROKEN_CHAIN, detail)
         try:
             self._plans.ensure(self._connection, item, table)
-        except InvalidInput as wrong:
-            return BatchRefused(RefusalReason.REFUSAL_REASON_MALFORMED, str(wrong))
+            if decoded.chunk is not None and item.contract is not None:
+                # It was already, unless another version of the product has just decided otherwise.
+                decoded.chunk.form(self._plans.in_files(item.contract))
+        except (InvalidInput, ValueError) as wrong:
+            return malformed(str(wrong))
         self._store(decoded, item, table)
         return None
 
     def _store(self, decoded: Decoded, item: Delivered, table: Table) -> None:
         provenance = Provenance.of(item)
-        if table.history is None:
-            count = len(decoded.records)
+        if item.contract is not None and self._plans.in_files(item.contract):
+            count = decoded.count
+            first = self._assembly.add(self._connection, table, Part(decoded, provenance))
+        elif table.history is None:
+            count = decoded.count
             first = self._append(table, decoded.records, provenance)
         else:
             inventory = Inventory(self._connection, self._numbers, item.product, item.header.source)
@@ -280,6 +291,12 @@ class Group:
             # Naming the log again would bring the same gap at every start.
             sql.delete(self._connection, "cursors", {"product": gap.product, "log": gap.log})
             self._cursors.pop((gap.product, gap.log), None)
+
+
+@lru_cache(maxsize=65_536)
+def _spiffe_id(source: str) -> SpiffeId:
+    # Few sources send many batches each.
+    return SpiffeId.parse(source)
 
 
 def _identity(item: Delivered) -> dict[str, str | int]:

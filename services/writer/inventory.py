@@ -5,7 +5,7 @@ A snapshot applies as a whole, at its end mark; it is discarded when it lacks a 
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -33,11 +33,17 @@ class RowNumbers:
     def forget(self) -> None:
         self._last.clear()
 
-    def take(self, connection: sqlite3.Connection, table: str, count: int) -> int:
-        """The first of `count` new numbers."""
+    def take(
+        self,
+        connection: sqlite3.Connection,
+        table: str,
+        count: int,
+        last_row: Callable[[sqlite3.Connection, str], int] = sql.last_row,
+    ) -> int:
+        """The first of `count` new numbers. last_row: finds the last one that the history holds."""
         last = self._last.get(table)
         if last is None:
-            last = sql.last_row(connection, table)
+            last = last_row(connection, table)
         self._last[table] = last + count
         return last + 1
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
 
-from services.writer import sql
+from services.writer import manifest, sql
 from services.writer.rows import time_text
 from services.writer.tables import MAX_COLUMNS, Table
-from telltale.api.mesh.v1.product_pb2 import Classification, Kind, Status
+from telltale.api.mesh.v1.product_pb2 import Classification, Kind, Status, Store
 from telltale.consume.delivered import Delivered
 from telltale.contract.product import Contract
 from telltale.contract.schema import Schema
@@ -25,15 +25,26 @@ MAX_COLUMNS_OF_A_DOMAIN = 20_000
 # Versions of its contracts, kept for whoever decodes what is in quarantine: thousands of ordinary ones.
 MAX_SCHEMA_BYTES_OF_A_DOMAIN = 128 << 20
 
+# Where a product's records are: in a table of its own, or in files that the manifest names.
+_ROWS = "ROWS"
+_COLUMNS = "COLUMNS"
+
 
 class Plans:
     """Remembers which versions of products the database fits. Forget everything after a rollback."""
 
     def __init__(self) -> None:
         self._fit: set[tuple[bytes, str]] = set()
+        self._in_files: dict[str, bool] = {}
 
     def forget(self) -> None:
         self._fit.clear()
+        self._in_files.clear()
+
+    def in_files(self, contract: Contract) -> bool:
+        """Whether a product's records go into files: as it began, or, before it was ensured, as it says."""
+        known = self._in_files.get(contract.name)
+        return contract.options.store == Store.STORE_COLUMNS if known is None else known
 
     def ensure(self, connection: sqlite3.Connection, item: Delivered, table: Table) -> None:
         """Creates or widens the product's tables; raises InvalidInput, and touches no row, if it cannot."""
@@ -44,13 +55,15 @@ class Plans:
             return
         _require_room(connection, contract.name, schema)
         known = _Known.of(connection, contract.name)
-        _make_fit(connection, contract, table, known)
+        in_files = _make_fit(connection, contract, table, known)
         received = time_text(item.received_time)
         _keep_schema(connection, schema, received)
         if not known.stored or _version(contract.options.version) >= _version(known.version):
             # The promise is signed by a source: one source must not be able to shorten the history of all.
             retention = max(known.retention, _seconds(contract.options.retention)) if known.stored else None
-            _keep_promise(connection, contract, schema, table, known.first_stored_time or received, retention)
+            first = known.first_stored_time or received
+            _keep_promise(connection, contract, schema, table, in_files, first, retention)
+        self._in_files[contract.name] = in_files
         self._fit.add((schema.sha256, contract.name))
 
 
@@ -61,8 +74,34 @@ def foresee(connection: sqlite3.Connection, contract: Contract, schema: Schema, 
     """
     known = _Known.of(connection, contract.name)
     if not known.stored and known.schema_sha256 != schema.sha256.hex():
-        _make_fit(connection, contract, table, known)
-        _keep_promise(connection, contract, schema, table, None, None)
+        in_files = _make_fit(connection, contract, table, known)
+        _keep_promise(connection, contract, schema, table, in_files, None, None)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a product's records are."""
+
+    product: str
+    table: str
+    # Only inventories have one.
+    history: str | None
+    in_files: bool
+    retention_seconds: float
+
+    @property
+    def log(self) -> str:
+        """The table that only grows; none exists where the records are in files."""
+        return self.history or self.table
+
+
+def places(connection: sqlite3.Connection) -> list[Place]:
+    """Where the records of every product are."""
+    columns = ("product", "table_name", "history_table", "store", "retention_seconds")
+    return [
+        Place(product, table, history, store == _COLUMNS, retention)
+        for product, table, history, store, retention in sql.select(connection, "products", columns, {})
+    ]
 
 
 @dataclass(frozen=True)
@@ -74,10 +113,11 @@ class _Known:
     retention: float = 0.0
     schema_sha256: str = ""
     first_stored_time: str | None = None
+    store: str = _ROWS
 
     @classmethod
     def of(cls, connection: sqlite3.Connection, product: str) -> "_Known":
-        said = ("kind", "version", "retention_seconds", "schema_sha256", "first_stored_time")
+        said = ("kind", "version", "retention_seconds", "schema_sha256", "first_stored_time", "store")
         for row in sql.select(connection, "products", said, {"product": product}):
             return cls(*row)
         return cls()
@@ -88,18 +128,24 @@ class _Known:
         return self.first_stored_time is not None
 
 
-def _make_fit(connection: sqlite3.Connection, contract: Contract, table: Table, known: _Known) -> None:
+def _make_fit(connection: sqlite3.Connection, contract: Contract, table: Table, known: _Known) -> bool:
+    """Returns whether the records go into files. Where some are stored, the others follow them."""
     if not known.kind:
         _create(connection, table)
-        return
+        return table.in_files
+    in_files = known.store == _COLUMNS
     try:
-        _widen(connection, contract, table, known.kind)
+        if in_files != table.in_files and not known.stored:
+            raise InvalidInput(f"{table.product} has another store now")
+        _widen(connection, contract, table, known)
     except InvalidInput:
         if known.stored:
             raise
         # They are empty: what fits now takes their place.
         _drop(connection, contract.name)
         _create(connection, table)
+        return table.in_files
+    return in_files
 
 
 def _create(connection: sqlite3.Connection, table: Table) -> None:
@@ -119,6 +165,9 @@ def _create(connection: sqlite3.Connection, table: Table) -> None:
     for name in table.names:
         if name.startswith("sqlite_") or sql.columns_of(connection, name):
             raise InvalidInput(f"the table name {name} of {table.product} is taken; rename the product")
+    if table.in_files:
+        manifest.declare(connection, table.product, manifest.declarations(table))
+        return
     sql.create_log_table(connection, table)
     if table.history is not None:
         sql.create_current_table(connection, table)
@@ -128,15 +177,21 @@ def _drop(connection: sqlite3.Connection, product: str) -> None:
     for names in sql.select(connection, "products", ("table_name", "history_table"), {"product": product}):
         for name in filter(None, names):
             sql.drop_table(connection, name)
+    sql.delete(connection, "columns", {"product": product})
     sql.delete(connection, "products", {"product": product})
 
 
-def _widen(connection: sqlite3.Connection, contract: Contract, table: Table, kind: str) -> None:
+def _widen(connection: sqlite3.Connection, contract: Contract, table: Table, known: _Known) -> None:
+    kind = known.kind
     if kind != _name(Kind.Name(contract.kind), "KIND_"):
         raise InvalidInput(f"{table.product} was {kind} before; a product of another kind needs another name")
+    in_files = known.store == _COLUMNS
     new: list[tuple[str, str, str]] = []
     for name in table.names:
-        present = {column.lower(): declared for column, declared in sql.columns_of(connection, name).items()}
+        columns = (
+            manifest.columns_of(connection, table.product) if in_files else sql.columns_of(connection, name)
+        )
+        present = {column.lower(): declared for column, declared in columns.items()}
         for column in table.columns:
             declared = present.get(column.name)
             if declared is None:
@@ -150,6 +205,9 @@ def _widen(connection: sqlite3.Connection, contract: Contract, table: Table, kin
             raise InvalidInput(f"the table {name} would get more than {MAX_COLUMNS} columns")
     if new:
         _require_columns(connection, table.product, len(new))
+    if in_files:
+        manifest.declare(connection, table.product, [(column, declared) for _, column, declared in new])
+        return
     for name, column_name, declared in new:
         sql.add_column(connection, name, column_name, declared)
 
@@ -161,6 +219,7 @@ def _require_columns(connection: sqlite3.Connection, product: str, more: int) ->
     for other, *names in sql.select(connection, "products", ("product", "table_name", "history_table"), {}):
         if owner_of(other) == owner:
             count += sum(len(sql.columns_of(connection, name)) for name in names if name is not None)
+            count += len(manifest.columns_of(connection, other))
     if count > MAX_COLUMNS_OF_A_DOMAIN:
         raise InvalidInput(
             f"{product} would bring the tables of the domain {owner} to {count} columns; "
@@ -198,6 +257,7 @@ def _keep_promise(
     contract: Contract,
     schema: Schema,
     table: Table,
+    in_files: bool,
     first_stored_time: str | None,
     retention: float | None,
 ) -> None:
@@ -206,6 +266,7 @@ def _keep_promise(
         "product": contract.name,
         "table_name": table.name,
         "history_table": table.history,
+        "store": _COLUMNS if in_files else _ROWS,
         "time_column": table.time_column,
         "kind": _name(Kind.Name(contract.kind), "KIND_"),
         "owner": options.owner,

@@ -1,9 +1,9 @@
-"""Arrow columns to what SQLite stores: one list of Python values a column."""
+"""Decoded records to what is stored: rows of Python values for SQLite, typed columns for files."""
 
 import base64
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,52 +15,92 @@ from services.writer.tables import DURATION, Column, Form, Table, is_wrapper
 from telltale.contract.fields import enum_name
 from telltale.contract.shape import TIMESTAMP, is_repeated
 
-# Sorts as text, is what SQLite's own functions print, and DuckDB reads it as TIMESTAMP. Always UTC.
-_TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
+# Types of files for the types that columns are declared with: what DuckDB makes of a row's value too.
+ARROW_TYPES = {
+    "BIGINT": pa.int64(),
+    "BOOLEAN": pa.bool_(),
+    "DOUBLE": pa.float64(),
+    "TEXT": pa.string(),
+    "BLOB": pa.binary(),
+    "TIMESTAMP": pa.timestamp("us"),
+}
 
 _Plain = Callable[[Any], Any]
 
 
 def time_text(moment: datetime) -> str:
-    """A time as the database holds it; the moment's zone must be UTC or left out."""
+    """A time as the database holds it; the moment's zone must be UTC or left out.
+
+    Sorts as text, is what SQLite's own functions print, and DuckDB reads it as TIMESTAMP.
+    """
     return moment.replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
 
 
-class RowMaker:
-    """Makes the rows of one version of a product."""
+def time_of(text: str) -> datetime:
+    """The moment that `time_text` wrote."""
+    return datetime.fromisoformat(text)
+
+
+class Former:
+    """Gives the records of one version of a product the forms of its table's columns."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
         self._json = {
             column.name: _json_of(column.field) for column in table.columns if column.form is Form.JSON
         }
+        self._schema = pa.schema([(column.name, ARROW_TYPES[column.form.sql]) for column in table.columns])
 
-    def columns(self, records: pa.RecordBatch) -> list[list[Any]]:
-        """The values of every column of the table, in its order; ValueError when one cannot be written."""
+    def rows(self, records: pa.RecordBatch) -> list[tuple[Any, ...]]:
+        """A row a record, as SQLite stores it; ValueError when a value cannot be written."""
+        return list(zip(*(self._listed(*pair) for pair in self._columns(records)), strict=True))
+
+    def arrays(self, records: pa.RecordBatch) -> pa.RecordBatch:
+        """The same as columns, each of its declared type; ValueError when a value cannot be written."""
+        arrays = [self._formed(column, values) for column, values in self._columns(records)]
         try:
-            return [
-                self._values(column, records.column(records.schema.names.index(column.field.name)))
-                for column in self._table.columns
-            ]
-        except (OverflowError, pa.ArrowInvalid) as wrong:
-            raise ValueError(f"a value of {self._table.product} cannot be written: {wrong}") from None
+            return pa.RecordBatch.from_arrays(
+                [array.cast(kind) for array, kind in zip(arrays, self._schema.types, strict=True)],
+                schema=self._schema,
+            )
+        except pa.ArrowInvalid as wrong:
+            raise self._unwritable(wrong) from None
 
-    def _values(self, column: Column, values: Any) -> list[Any]:
+    def _columns(self, records: pa.RecordBatch) -> Iterator[tuple[Column, Any]]:
+        names = records.schema.names
+        return ((column, records.column(names.index(column.field.name))) for column in self._table.columns)
+
+    def _listed(self, column: Column, values: Any) -> list[Any]:
+        try:
+            if column.form is Form.TIME:
+                # As `time_text` writes it: always with microseconds.
+                values = values.cast(pa.string())
+            elif column.form is Form.JSON:
+                return self._texts(column, values)
+            return list(self._formed(column, values).to_pylist())
+        except (OverflowError, pa.ArrowInvalid) as wrong:
+            raise self._unwritable(wrong) from None
+
+    def _formed(self, column: Column, values: Any) -> Any:
         match column.form:
-            case Form.TIME:
-                return list(pc.strftime(values, format=_TIME_FORMAT).to_pylist())
             case Form.SECONDS:
-                return list(pc.divide(values.cast(pa.int64()).cast(pa.float64()), 1e6).to_pylist())
+                return pc.divide(values.cast(pa.int64()).cast(pa.float64()), 1e6)
             case Form.UNSIGNED:
-                return list(values.view(pa.int64()).to_pylist())
+                return values.view(pa.int64())
             case Form.JSON:
-                plain = self._json[column.name]
-                return [plain(value) for value in values.to_pylist()]
+                return pa.array(self._texts(column, values), pa.string())
             case Form.REAL:
                 # SQLite knows no NaN and stores NULL; said here, so that a row reads back as it was written.
-                return list(pc.if_else(pc.is_nan(values), None, values).to_pylist())
+                return pc.if_else(pc.is_nan(values), None, values)
             case _:
-                return list(values.to_pylist())
+                return values
+
+    def _texts(self, column: Column, values: Any) -> list[str | None]:
+        plain = self._json[column.name]
+        return [plain(value) for value in values.to_pylist()]
+
+    def _unwritable(self, wrong: Exception) -> ValueError:
+        return ValueError(f"a value of {self._table.product} cannot be written: {wrong}")
 
 
 def _json_of(field: FieldDescriptor) -> _Plain:

@@ -1,5 +1,6 @@
-"""All SQL of the writer: the mesh's own tables, the products' tables, and every statement on them.
+"""The writer's SQL: the mesh's own tables, the products' tables, and statements on them.
 
+What concerns files is in manifest.py.
 Names of the mesh's own tables have no underscore and a product's table always has one, so they never meet.
 """
 
@@ -31,6 +32,7 @@ SCHEMA = (
         PRIMARY KEY (product, log))""",
     """CREATE TABLE IF NOT EXISTS products (
         product TEXT PRIMARY KEY, table_name TEXT NOT NULL UNIQUE, history_table TEXT,
+        store TEXT NOT NULL DEFAULT 'ROWS',
         time_column TEXT NOT NULL, kind TEXT NOT NULL, owner TEXT NOT NULL, support TEXT NOT NULL,
         version TEXT NOT NULL, status TEXT NOT NULL, purpose TEXT NOT NULL, limitations TEXT NOT NULL,
         classification TEXT NOT NULL,
@@ -82,6 +84,12 @@ SCHEMA = (
         origin TEXT NOT NULL, replay_run TEXT, payload BLOB NOT NULL,
         PRIMARY KEY (product, source, epoch, sequence))""",
 )
+
+
+def upgrade(connection: sqlite3.Connection) -> None:
+    """Gives a database of an earlier version what its tables lack."""
+    if "store" not in columns_of(connection, "products"):
+        add_column(connection, "products", "store", "TEXT NOT NULL DEFAULT 'ROWS'")
 
 
 # The products' tables
@@ -190,10 +198,8 @@ def select(
     connection: sqlite3.Connection, table: str, columns: Sequence[str], where: dict[str, Any], end: str = ""
 ) -> list[tuple[Any, ...]]:
     """Columns, or aggregates, of rows of one of the mesh's own tables that equal `where`."""
-    names = ", ".join(column if "(" in column else quoted(column) for column in columns)
-    return connection.execute(
-        f"SELECT {names} FROM {table}{_where(where)} {end}", tuple(where.values())
-    ).fetchall()
+    statement = _select(table, tuple(columns), tuple(where), end)
+    return connection.execute(statement, tuple(where.values())).fetchall()
 
 
 def update(connection: sqlite3.Connection, table: str, where: dict[str, Any], values: dict[str, Any]) -> None:
@@ -248,12 +254,16 @@ def unexplained(
 
 
 def old_batches(
-    connection: sqlite3.Connection, product: str, before: str, limit: int
+    connection: sqlite3.Connection, product: str, before: str, limit: int, *, empty: bool
 ) -> list[tuple[str, int, int, int | None, int | None]]:
-    """Oldest batches received before a time: source, epoch, sequence, first and last row."""
+    """Oldest batches received before a time: source, epoch, sequence, first and last row.
+
+    empty: only those that added no row.
+    """
     return connection.execute(
         "SELECT source, epoch, sequence, first_row, last_row FROM batches"
-        " WHERE product = ? AND received_time < ? ORDER BY received_time LIMIT ?",
+        f" WHERE product = ? AND received_time < ? {'AND first_row IS NULL' if empty else ''}"
+        " ORDER BY received_time LIMIT ?",
         (product, before, limit),
     ).fetchall()
 
@@ -335,7 +345,13 @@ def _insert(verb: str, table: str, columns: tuple[str, ...]) -> str:
     return f"{verb} INTO {quoted(table)} ({names}) VALUES ({', '.join('?' * len(columns))})"
 
 
-def _where(where: dict[str, Any]) -> str:
+@lru_cache(maxsize=4_096)
+def _select(table: str, columns: tuple[str, ...], where: tuple[str, ...], end: str) -> str:
+    names = ", ".join(column if "(" in column else quoted(column) for column in columns)
+    return f"SELECT {names} FROM {table}{_where(where)} {end}"
+
+
+def _where(where: Iterable[str]) -> str:
     return " WHERE " + " AND ".join(f"{quoted(name)} IS ?" for name in where) if where else ""
 
 

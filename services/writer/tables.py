@@ -5,7 +5,7 @@ from enum import Enum
 
 from google.protobuf.descriptor import FieldDescriptor
 
-from telltale.api.mesh.v1.product_pb2 import Kind
+from telltale.api.mesh.v1.product_pb2 import Kind, Store
 from telltale.contract.product import Contract
 from telltale.contract.shape import TIMESTAMP, is_repeated
 from telltale.errors import InvalidInput
@@ -69,6 +69,8 @@ class Table:
     columns: tuple[Column, ...]
     time_column: str
     key_columns: tuple[str, ...]
+    # Whether its records are to go into files, where the history does not hold it as rows already.
+    in_files: bool
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -104,6 +106,7 @@ def table_of(contract: Contract) -> Table:
         columns=columns,
         time_column=contract.time_field.lower(),
         key_columns=tuple(field.lower() for field in contract.key_fields),
+        in_files=contract.options.store == Store.STORE_COLUMNS,
     )
 
 

@@ -22,6 +22,9 @@ from telltale.source.telemetry import REFUSALS
 
 _log = structlog.get_logger("telltale.writer")
 
+# At five files a second, no more than this many times five wait to be merged.
+_MERGE_SECONDS = 2.0
+
 # Told of every refusal: the header as far as it could be read, and what is wrong.
 Report = Callable[[Header, BatchRefused], None]
 
@@ -62,6 +65,19 @@ async def prune_for_ever(store: Store, seconds: float) -> None:
         except Unavailable as failed:
             _log.warning("cannot remove old rows now", error=str(failed))
         await asyncio.sleep(seconds)
+
+
+async def keep_files_few(store: Store) -> None:
+    """Merges small files and deletes those that are no longer read, again and again."""
+    while True:
+        more = False
+        try:
+            more = await store.merge()
+            await store.sweep(datetime.now(UTC))
+        except Unavailable as failed:
+            _log.warning("cannot merge files now", error=str(failed))
+        if not more:
+            await asyncio.sleep(_MERGE_SECONDS)
 
 
 async def _commit(store: Store, group: list[Item], stopping: asyncio.Event) -> Tally | None:

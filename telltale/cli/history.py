@@ -92,17 +92,19 @@ def findings(home: Home, *, limit: int, as_json: bool) -> None:
         print(f"\n{total - len(rows)} older ones; --limit shows more")
 
 
-def query(home: Home, sql: str, *, limit: int, timeout: float, as_json: bool) -> None:
+def query(home: Home, sql: str, *, limit: int, timeout: float, verify: bool, as_json: bool) -> None:
     """Runs one statement on the database, read-only, and prints its rows."""
     database = _existing(home)
     from telltale.cli.sql import run_query  # DuckDB takes longer to import than the other commands to run
 
-    answer = run_query(database, sql, max_rows=limit, timeout=timeout)
+    answer = run_query(database, sql, max_rows=limit, timeout=timeout, verify=verify)
     rows = [[_plain(value) for value in row] for row in answer.rows]
     if as_json:
         show.document([dict(zip(answer.columns, row, strict=True)) for row in rows])
     else:
         show.table(answer.columns, rows, empty="No rows.")
+    for warning in answer.warnings:
+        print(f"telltale: {warning}", file=sys.stderr)
     if answer.truncated:
         print(f"telltale: there are more than {limit} rows; --limit shows more", file=sys.stderr)
 

@@ -129,13 +129,14 @@ def inventory(home: Home, product: str, condition: str, as_json: bool) -> None:
 @click.argument("sql")
 @click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="Most rows to print.")
 @click.option("--timeout", type=Seconds(), default="30s", show_default=True, help="Longest time to run.")
+@click.option("--verify", is_flag=True, help="Check the digests of the files that the query reads.")
 @as_json
 @click.pass_obj
-def query(home: Home, sql: str, limit: int, timeout: float, as_json: bool) -> None:
+def query(home: Home, sql: str, limit: int, timeout: float, verify: bool, as_json: bool) -> None:
     """Ask the database in SQL (DuckDB's dialect, read-only); every product is a table."""
     from telltale.cli import history as command
 
-    command.query(home, sql, limit=limit, timeout=timeout, as_json=as_json)
+    command.query(home, sql, limit=limit, timeout=timeout, verify=verify, as_json=as_json)
 
 
 @cli.command()

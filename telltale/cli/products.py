@@ -8,7 +8,7 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from telltale.api.mesh.v1.batch_pb2 import GapReason
 from telltale.api.mesh.v1.catalog_pb2 import CatalogEntry, CatalogState
-from telltale.api.mesh.v1.product_pb2 import Classification, Kind, Role, Status
+from telltale.api.mesh.v1.product_pb2 import Classification, Kind, Role, Status, Store
 from telltale.api.mesh.v1.stream_pb2 import Start
 from telltale.cli import show
 from telltale.cli.home import Home
@@ -19,7 +19,13 @@ from telltale.contract.image import Image
 from telltale.contract.product import Contract, classification_of
 from telltale.contract.schema import message_class
 
-_PREFIXES = {Kind: "KIND_", Status: "STATUS_", Classification: "CLASSIFICATION_", Role: "ROLE_"}
+_PREFIXES = {
+    Kind: "KIND_",
+    Status: "STATUS_",
+    Classification: "CLASSIFICATION_",
+    Role: "ROLE_",
+    Store: "STORE_",
+}
 _STATE_PREFIX = "CATALOG_STATE_"
 
 
@@ -162,6 +168,7 @@ def catalog_row(entry: CatalogEntry) -> show.Row:
         "limitations": list(options.limitations),
         "freshness_seconds": options.freshness.seconds,
         "retention_seconds": options.retention.seconds,
+        "store": _word(Store, options.store or Store.STORE_ROWS),
         "trust_domain": entry.trust_domain,
         "state": CatalogState.Name(entry.state).removeprefix(_STATE_PREFIX),
         "state_since": show.iso(entry.state_since) if entry.HasField("state_since") else None,

@@ -1,6 +1,6 @@
-"""SQL for people: DuckDB over the writer's SQLite file, read-only and locked down.
+"""SQL for people: DuckDB over the writer's SQLite file and the files of its manifest, read-only, locked down.
 
-A query reads the mesh's tables and nothing else: no file, no other database, no setting, no extension.
+A query reads the mesh's tables and nothing else: no other file, no other database, no setting, no extension.
 """
 
 import json
@@ -13,11 +13,13 @@ from typing import Any
 
 import duckdb
 
+from telltale.cli.files import make_views, text, text_list
 from telltale.errors import InvalidInput, LimitExceeded, NotFound
 
 _EXTENSION = "sqlite_scanner"
 _MEMORY_LIMIT = "512MB"
 _THREADS = 2
+_ADVICE = "; where a file is damaged, --verify finds it and leaves it out"
 # Table functions that read only their arguments and the catalog. Everything else is refused, above all
 # what the SQLite extension adds: those would open any database file of this machine.
 _TABLE_FUNCTIONS = frozenset(
@@ -30,20 +32,30 @@ _TABLE_FUNCTIONS = frozenset(
 
 @dataclass(frozen=True)
 class Result:
-    """Rows of a query. `truncated`: there were more than were asked for."""
+    """Rows of a query. `truncated`: there were more than were asked for. `warnings`: what is left out."""
 
     columns: tuple[str, ...]
     rows: list[tuple[Any, ...]]
     truncated: bool
+    warnings: tuple[str, ...] = ()
 
 
-def run_query(database: Path, sql: str, max_rows: int = 10_000, timeout: float = 30.0) -> Result:
-    """Runs one query; raises InvalidInput, LimitExceeded or NotFound with one line that says what to do."""
+def run_query(
+    database: Path, sql: str, max_rows: int = 10_000, timeout: float = 30.0, *, verify: bool = False
+) -> Result:
+    """Runs one query; raises InvalidInput, LimitExceeded or NotFound with one line that says what to do.
+
+    verify: whether the digests of the files that it reads are checked first.
+    """
     if not database.is_file():
         raise NotFound(f"there is no database at {database}; start the mesh with make up")
     connection = _open(database)
     try:
-        _check(connection, sql)
+        tree = _parsed(connection, sql)
+        # One transaction, so that files and rows are those of one commit.
+        connection.execute("BEGIN TRANSACTION")
+        warnings = _lock(connection, database, tree, verify=verify)
+        _check(tree)
         timer = threading.Timer(timeout, connection.interrupt)
         timer.daemon = True
         timer.start()
@@ -56,16 +68,16 @@ def run_query(database: Path, sql: str, max_rows: int = 10_000, timeout: float =
                 "timeout", f"the query took more than {timeout:g} s; ask for less, or allow more"
             ) from None
         except duckdb.Error as wrong:
-            raise _invalid(wrong) from None
+            raise _invalid(wrong, advice="" if verify else _ADVICE) from None
         finally:
             timer.cancel()
-        return Result(columns, rows[:max_rows], len(rows) > max_rows)
+        return Result(columns, rows[:max_rows], len(rows) > max_rows, warnings)
     finally:
         connection.close()
 
 
 def _open(database: Path) -> duckdb.DuckDBPyConnection:
-    """A connection that can see the one database and can no longer be taught to see more."""
+    """A connection that sees the one database. Nothing of a query may run on it before `_lock`."""
     connection = duckdb.connect(
         ":memory:",
         config={
@@ -80,11 +92,9 @@ def _open(database: Path) -> duckdb.DuckDBPyConnection:
         },
     )
     try:
-        connection.execute(f"LOAD {_text(str(_extension()))}")
-        connection.execute(f"ATTACH {_text(str(database))} AS mesh (TYPE sqlite, READ_ONLY)")
-        connection.execute("USE mesh")
-        connection.execute("SET enable_external_access = false")
-        connection.execute("SET lock_configuration = true")
+        connection.execute(f"LOAD {text(str(_extension()))}")
+        connection.execute(f"ATTACH {text(str(database))} AS mesh (TYPE sqlite, READ_ONLY)")
+        connection.execute("SET search_path = 'mesh.main,memory.main'")
     except duckdb.Error as wrong:
         connection.close()
         raise InvalidInput(f"{database} cannot be read: {_line(wrong)}") from None
@@ -98,8 +108,23 @@ def _extension() -> Path:
         return path
 
 
-def _check(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
-    """Raises InvalidInput unless the text is one statement that only reads the mesh's tables."""
+def _lock(
+    connection: duckdb.DuckDBPyConnection, database: Path, tree: Any, *, verify: bool
+) -> tuple[str, ...]:
+    """From here on the connection can no longer be taught to see more; returns what is left out."""
+    try:
+        views = make_views(connection, database, _words(tree), verify=verify)
+        connection.execute(f"SET allowed_paths = {text_list(views.paths)}")
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
+    except duckdb.Error as wrong:
+        advice = "" if verify else _ADVICE
+        raise InvalidInput(f"{database} cannot be read: {_line(wrong)}{advice}") from None
+    return tuple(views.warnings)
+
+
+def _parsed(connection: duckdb.DuckDBPyConnection, sql: str) -> Any:
+    """The tree of the one SELECT, DESCRIBE or SHOW that the text is; InvalidInput otherwise. Runs nothing."""
     try:
         statements = connection.extract_statements(sql)
     except duckdb.Error as wrong:
@@ -113,6 +138,11 @@ def _check(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     tree = json.loads(serialized[0]) if serialized else {}
     if tree.get("error", True):
         raise InvalidInput(f"the query cannot be checked: {tree.get('error_message', 'not understood')}")
+    return tree
+
+
+def _check(tree: Any) -> None:
+    """Raises InvalidInput when a query reads anything but tables."""
     for function in _table_functions(tree):
         if function not in _TABLE_FUNCTIONS:
             raise InvalidInput(f"the table function {function} is not allowed; query the tables of the mesh")
@@ -131,15 +161,21 @@ def _table_functions(node: Any) -> Iterator[str]:
             yield from _table_functions(child)
 
 
-def _invalid(wrong: duckdb.Error) -> InvalidInput:
-    return InvalidInput(f"the query does not work: {_line(wrong)}")
+def _words(node: Any) -> Iterator[str]:
+    """Every text in a parsed query; the names of its tables are among them."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, dict | list):
+        for child in node.values() if isinstance(node, dict) else node:
+            yield from _words(child)
+
+
+def _invalid(wrong: duckdb.Error, advice: str = "") -> InvalidInput:
+    said = _line(wrong)
+    return InvalidInput(f"the query does not work: {said}{advice if '.parquet' in said else ''}")
 
 
 def _line(wrong: duckdb.Error) -> str:
     """DuckDB's message without its drawing of the place."""
     lines = [line.strip() for line in str(wrong).splitlines() if line.strip()]
     return " ".join(line for line in lines[:3] if not line.startswith(("LINE ", "^")))
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"

@@ -151,6 +151,8 @@ class _Names:
 
     def of(self, column: Any) -> Any:
         places = pc.index_in(column, value_set=self._numbers)
+        if places.null_count == column.null_count:
+            return self._names.take(places)
         unknown = pc.and_(pc.is_null(places), pc.is_valid(column))
         return pc.if_else(unknown, column.cast(pa.string()), self._names.take(places))
 

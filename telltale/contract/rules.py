@@ -5,7 +5,7 @@ import re
 from google.protobuf.descriptor import Descriptor, MethodDescriptor, ServiceDescriptor
 
 from telltale import naming
-from telltale.api.mesh.v1.product_pb2 import Classification, Kind, Product, Role, Status
+from telltale.api.mesh.v1.product_pb2 import Classification, Kind, Product, Role, Status, Store
 from telltale.contract.classified import places
 from telltale.contract.fields import field_options, inside, is_repeated
 from telltale.contract.shape import LISTING, MESH, TIMESTAMP, require_shape
@@ -63,6 +63,10 @@ def require_promise(product: str, options: Product, description: str) -> None:
         value = getattr(options, name)
         if value == 0 or value not in enum.values():
             raise broken(product, f"its promise lacks `{name}`", f"use one of {', '.join(enum.keys()[1:])}")
+    if options.store not in Store.values():
+        raise broken(product, f"its store is {options.store}", f"use one of {', '.join(Store.keys())}")
+    if options.store == Store.STORE_COLUMNS and options.kind == Kind.KIND_INVENTORY:
+        raise broken(product, "an inventory changes in place and files do not", "remove the option `store`")
     if not _SEMANTIC_VERSION.fullmatch(options.version):
         raise broken(product, f"its version is {options.version!r}", "use a semantic version such as 1.0.0")
     for name in ("freshness", "retention"):

@@ -56,7 +56,9 @@ def test_a_new_product_needs_a_proto_a_collector_and_one_line(tmp_path: Path) ->
     text = proto.read_text()
     field = max(int(number) for number in re.findall(r" = (\d+)[ ;]", _record(text))) + 1
     added = f"  // Bits that the kernel's pool holds.\n  uint32 available_bits = {field};\n}}"
-    proto.write_text(text.replace(_record(text), _record(text).rstrip().removesuffix("}") + added, 1))
+    text = text.replace(_record(text), _record(text).rstrip().removesuffix("}") + added, 1)
+    # Where the history keeps it is one line too, and changes no question.
+    proto.write_text(re.sub(r"( +)kind: KIND_\w+\n", r"\g<0>\1store: STORE_COLUMNS\n", text, count=1))
     collector.write_text(_collector(text))
     run(root, sys.executable, "-m", "tools.protos")
     changed = {path for path in _files(root).items() - before.items()}
@@ -72,6 +74,7 @@ def test_a_new_product_needs_a_proto_a_collector_and_one_line(tmp_path: Path) ->
             lambda: mesh.query("SELECT available_bits FROM servers_entropy LIMIT 1"), "a row of it", mesh
         )
         assert rows[0]["available_bits"] > 0
+        assert mesh.query(f"SELECT store FROM products WHERE product = '{PRODUCT}'") == [{"store": "COLUMNS"}]
         assert PRODUCT in {entry["product"] for entry in mesh.json("products")}
         assert "available_bits" in mesh.telltale("describe", PRODUCT)
         assert "available_bits" in mesh.telltale("tail", PRODUCT, "--limit", "1", "--json")

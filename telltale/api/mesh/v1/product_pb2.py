@@ -26,23 +26,25 @@ from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"telltale/api/mesh/v1/product.proto\x12\x14telltale.api.mesh.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\x83\x03\n\x07Product\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x04kind\x18\x02 \x01(\x0e\x32\x1a.telltale.api.mesh.v1.Kind\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x0f\n\x07support\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12,\n\x06status\x18\x06 \x01(\x0e\x32\x1c.telltale.api.mesh.v1.Status\x12\x0f\n\x07purpose\x18\x07 \x01(\t\x12\x13\n\x0blimitations\x18\x08 \x03(\t\x12<\n\x0e\x63lassification\x18\t \x01(\x0e\x32$.telltale.api.mesh.v1.Classification\x12,\n\tfreshness\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tretention\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12!\n\x19open_to_all_trust_domains\x18\x0c \x01(\x08\"\x8f\x01\n\x05\x46ield\x12\x0c\n\x04unit\x18\x01 \x01(\t\x12\x0f\n\x07semconv\x18\x02 \x01(\t\x12<\n\x0e\x63lassification\x18\x03 \x01(\x0e\x32$.telltale.api.mesh.v1.Classification\x12)\n\x05roles\x18\x04 \x03(\x0e\x32\x1a.telltale.api.mesh.v1.Role*S\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cKIND_SAMPLES\x10\x01\x12\x0f\n\x0bKIND_EVENTS\x10\x02\x12\x12\n\x0eKIND_INVENTORY\x10\x03*c\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13STATUS_EXPERIMENTAL\x10\x01\x12\x11\n\rSTATUS_STABLE\x10\x02\x12\x15\n\x11STATUS_DEPRECATED\x10\x03*\xa6\x01\n\x0e\x43lassification\x12\x1e\n\x1a\x43LASSIFICATION_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43LASSIFICATION_PUBLIC\x10\x01\x12\x1b\n\x17\x43LASSIFICATION_INTERNAL\x10\x02\x12\x1f\n\x1b\x43LASSIFICATION_CONFIDENTIAL\x10\x03\x12\x1b\n\x17\x43LASSIFICATION_PERSONAL\x10\x04*\xd7\x01\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_TIME\x10\x01\x12\x0c\n\x08ROLE_KEY\x10\x02\x12\x14\n\x10ROLE_ENTITY_HOST\x10\x03\x12\x17\n\x13ROLE_ENTITY_ACCOUNT\x10\x04\x12\x17\n\x13ROLE_ENTITY_PROCESS\x10\x05\x12\x17\n\x13ROLE_ENTITY_ADDRESS\x10\x06\x12\x19\n\x15ROLE_ENTITY_PRINCIPAL\x10\x07\x12\x10\n\x0cROLE_COUNTER\x10\x08\x12\x0e\n\nROLE_GAUGE\x10\t:Q\n\x07product\x12\x1f.google.protobuf.ServiceOptions\x18\xc4\x8a\x03 \x01(\x0b\x32\x1d.telltale.api.mesh.v1.Product:K\n\x05\x66ield\x12\x1d.google.protobuf.FieldOptions\x18\xc4\x8a\x03 \x01(\x0b\x32\x1b.telltale.api.mesh.v1.Fieldb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"telltale/api/mesh/v1/product.proto\x12\x14telltale.api.mesh.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\xaf\x03\n\x07Product\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x04kind\x18\x02 \x01(\x0e\x32\x1a.telltale.api.mesh.v1.Kind\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x0f\n\x07support\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12,\n\x06status\x18\x06 \x01(\x0e\x32\x1c.telltale.api.mesh.v1.Status\x12\x0f\n\x07purpose\x18\x07 \x01(\t\x12\x13\n\x0blimitations\x18\x08 \x03(\t\x12<\n\x0e\x63lassification\x18\t \x01(\x0e\x32$.telltale.api.mesh.v1.Classification\x12,\n\tfreshness\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tretention\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12!\n\x19open_to_all_trust_domains\x18\x0c \x01(\x08\x12*\n\x05store\x18\r \x01(\x0e\x32\x1b.telltale.api.mesh.v1.Store\"\x8f\x01\n\x05\x46ield\x12\x0c\n\x04unit\x18\x01 \x01(\t\x12\x0f\n\x07semconv\x18\x02 \x01(\t\x12<\n\x0e\x63lassification\x18\x03 \x01(\x0e\x32$.telltale.api.mesh.v1.Classification\x12)\n\x05roles\x18\x04 \x03(\x0e\x32\x1a.telltale.api.mesh.v1.Role*S\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cKIND_SAMPLES\x10\x01\x12\x0f\n\x0bKIND_EVENTS\x10\x02\x12\x12\n\x0eKIND_INVENTORY\x10\x03*A\n\x05Store\x12\x15\n\x11STORE_UNSPECIFIED\x10\x00\x12\x0e\n\nSTORE_ROWS\x10\x01\x12\x11\n\rSTORE_COLUMNS\x10\x02*c\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13STATUS_EXPERIMENTAL\x10\x01\x12\x11\n\rSTATUS_STABLE\x10\x02\x12\x15\n\x11STATUS_DEPRECATED\x10\x03*\xa6\x01\n\x0e\x43lassification\x12\x1e\n\x1a\x43LASSIFICATION_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43LASSIFICATION_PUBLIC\x10\x01\x12\x1b\n\x17\x43LASSIFICATION_INTERNAL\x10\x02\x12\x1f\n\x1b\x43LASSIFICATION_CONFIDENTIAL\x10\x03\x12\x1b\n\x17\x43LASSIFICATION_PERSONAL\x10\x04*\xd7\x01\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_TIME\x10\x01\x12\x0c\n\x08ROLE_KEY\x10\x02\x12\x14\n\x10ROLE_ENTITY_HOST\x10\x03\x12\x17\n\x13ROLE_ENTITY_ACCOUNT\x10\x04\x12\x17\n\x13ROLE_ENTITY_PROCESS\x10\x05\x12\x17\n\x13ROLE_ENTITY_ADDRESS\x10\x06\x12\x19\n\x15ROLE_ENTITY_PRINCIPAL\x10\x07\x12\x10\n\x0cROLE_COUNTER\x10\x08\x12\x0e\n\nROLE_GAUGE\x10\t:Q\n\x07product\x12\x1f.google.protobuf.ServiceOptions\x18\xc4\x8a\x03 \x01(\x0b\x32\x1d.telltale.api.mesh.v1.Product:K\n\x05\x66ield\x12\x1d.google.protobuf.FieldOptions\x18\xc4\x8a\x03 \x01(\x0b\x32\x1b.telltale.api.mesh.v1.Fieldb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'telltale.api.mesh.v1.product_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KIND']._serialized_start=662
-  _globals['_KIND']._serialized_end=745
-  _globals['_STATUS']._serialized_start=747
-  _globals['_STATUS']._serialized_end=846
-  _globals['_CLASSIFICATION']._serialized_start=849
-  _globals['_CLASSIFICATION']._serialized_end=1015
-  _globals['_ROLE']._serialized_start=1018
-  _globals['_ROLE']._serialized_end=1233
+  _globals['_KIND']._serialized_start=706
+  _globals['_KIND']._serialized_end=789
+  _globals['_STORE']._serialized_start=791
+  _globals['_STORE']._serialized_end=856
+  _globals['_STATUS']._serialized_start=858
+  _globals['_STATUS']._serialized_end=957
+  _globals['_CLASSIFICATION']._serialized_start=960
+  _globals['_CLASSIFICATION']._serialized_end=1126
+  _globals['_ROLE']._serialized_start=1129
+  _globals['_ROLE']._serialized_end=1344
   _globals['_PRODUCT']._serialized_start=127
-  _globals['_PRODUCT']._serialized_end=514
-  _globals['_FIELD']._serialized_start=517
-  _globals['_FIELD']._serialized_end=660
+  _globals['_PRODUCT']._serialized_end=558
+  _globals['_FIELD']._serialized_start=561
+  _globals['_FIELD']._serialized_end=704
 # @@protoc_insertion_point(module_scope)

@@ -18,6 +18,12 @@ class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KIND_EVENTS: _ClassVar[Kind]
     KIND_INVENTORY: _ClassVar[Kind]
 
+class Store(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STORE_UNSPECIFIED: _ClassVar[Store]
+    STORE_ROWS: _ClassVar[Store]
+    STORE_COLUMNS: _ClassVar[Store]
+
 class Status(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     STATUS_UNSPECIFIED: _ClassVar[Status]
@@ -49,6 +55,9 @@ KIND_UNSPECIFIED: Kind
 KIND_SAMPLES: Kind
 KIND_EVENTS: Kind
 KIND_INVENTORY: Kind
+STORE_UNSPECIFIED: Store
+STORE_ROWS: Store
+STORE_COLUMNS: Store
 STATUS_UNSPECIFIED: Status
 STATUS_EXPERIMENTAL: Status
 STATUS_STABLE: Status
@@ -74,7 +83,7 @@ FIELD_FIELD_NUMBER: _ClassVar[int]
 field: _descriptor.FieldDescriptor
 
 class Product(_message.Message):
-    __slots__ = ("name", "kind", "owner", "support", "version", "status", "purpose", "limitations", "classification", "freshness", "retention", "open_to_all_trust_domains")
+    __slots__ = ("name", "kind", "owner", "support", "version", "status", "purpose", "limitations", "classification", "freshness", "retention", "open_to_all_trust_domains", "store")
     NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
@@ -87,6 +96,7 @@ class Product(_message.Message):
     FRESHNESS_FIELD_NUMBER: _ClassVar[int]
     RETENTION_FIELD_NUMBER: _ClassVar[int]
     OPEN_TO_ALL_TRUST_DOMAINS_FIELD_NUMBER: _ClassVar[int]
+    STORE_FIELD_NUMBER: _ClassVar[int]
     name: str
     kind: Kind
     owner: str
@@ -99,7 +109,8 @@ class Product(_message.Message):
     freshness: _duration_pb2.Duration
     retention: _duration_pb2.Duration
     open_to_all_trust_domains: bool
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[Kind, str]] = ..., owner: _Optional[str] = ..., support: _Optional[str] = ..., version: _Optional[str] = ..., status: _Optional[_Union[Status, str]] = ..., purpose: _Optional[str] = ..., limitations: _Optional[_Iterable[str]] = ..., classification: _Optional[_Union[Classification, str]] = ..., freshness: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., retention: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., open_to_all_trust_domains: _Optional[bool] = ...) -> None: ...
+    store: Store
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[Kind, str]] = ..., owner: _Optional[str] = ..., support: _Optional[str] = ..., version: _Optional[str] = ..., status: _Optional[_Union[Status, str]] = ..., purpose: _Optional[str] = ..., limitations: _Optional[_Iterable[str]] = ..., classification: _Optional[_Union[Classification, str]] = ..., freshness: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., retention: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., open_to_all_trust_domains: _Optional[bool] = ..., store: _Optional[_Union[Store, str]] = ...) -> None: ...
 
 class Field(_message.Message):
     __slots__ = ("unit", "semconv", "classification", "roles")
