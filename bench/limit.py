@@ -47,6 +47,8 @@ def _transfer(seconds: float) -> tuple[float, float, float]:
         pem = _certificate(Path(directory))
         receiver = spawn.Process(target=_receive, args=(pem, theirs))
         receiver.start()
+        # Its own end closes with it: then nobody waits for a receiver that has died.
+        theirs.close()
         try:
             port = mine.recv()
             context = ssl.create_default_context(cafile=str(pem))
