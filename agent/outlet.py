@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from telltale.api.mesh.v1.batch_pb2 import Loss, LossReason
 from telltale.api.mesh.v1.product_pb2 import Kind, Role
 from telltale.contract.product import Contract
+from telltale.source.source import Part
 
 SNAPSHOT_EVERY_SECONDS = 3600.0
 # Losses of different wording that may wait for the next batch; the rest is counted under the last wording.
@@ -37,6 +38,12 @@ class Sink(Protocol):
 
         False when there is no room: they are not kept, and declared as lost.
         """
+        ...
+
+    async def publish_encoded(
+        self, product: str, parts: Sequence[Part], *, losses: Sequence[Loss] = ()
+    ) -> bool:
+        """Keeps records that are encoded already. False as for publish."""
         ...
 
     async def snapshot(self, product: str, records: Sequence[Message]) -> bool:
@@ -76,6 +83,16 @@ class Outlet:
             kept = await self._publish(()) and kept
         return kept
 
+    async def put_encoded(self, parts: Sequence[Part], losses: Sequence[Loss] = ()) -> bool:
+        """The same for records that are encoded already."""
+        for loss in losses:
+            self.lose(loss)
+        if not parts and self._clock() - self._published_at < self._quiet_seconds:
+            return True
+        kept = await self._sink.publish_encoded(self.product, parts, losses=self._declared())
+        self._published()
+        return kept
+
     def lose(self, loss: Loss) -> None:
         """Declares a loss with the next batch."""
         place = (loss.reason, loss.detail)
@@ -103,14 +120,19 @@ class Outlet:
         return kept
 
     async def _publish(self, records: Sequence[Message], removed: Sequence[Message] = ()) -> bool:
-        losses = [
+        kept = await self._sink.publish(self.product, records, removed=removed, losses=self._declared())
+        self._published()
+        return kept
+
+    def _declared(self) -> list[Loss]:
+        return [
             Loss(records=count, reason=reason, detail=detail)
             for (reason, detail), count in self._losses.items()
         ]
-        kept = await self._sink.publish(self.product, records, removed=removed, losses=losses)
+
+    def _published(self) -> None:
         self._losses.clear()
         self._published_at = self._clock()
-        return kept
 
 
 class _Inventory:

@@ -6,6 +6,7 @@ from enum import Enum
 from google.protobuf.descriptor import FieldDescriptor
 
 from telltale.api.mesh.v1.product_pb2 import Kind, Store
+from telltale.contract.fields import is_packed_address
 from telltale.contract.product import Contract
 from telltale.contract.shape import TIMESTAMP, is_repeated
 from telltale.errors import InvalidInput
@@ -130,7 +131,8 @@ def _form(field: FieldDescriptor) -> Form:
     message = field.message_type
     if message is None:
         if field.type == FieldDescriptor.TYPE_BYTES:
-            return Form.BYTES
+            # The columns have addresses as text.
+            return Form.TEXT if is_packed_address(field) else Form.BYTES
         return _SCALARS[field.cpp_type]
     if message.full_name == TIMESTAMP:
         return Form.TIME

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from telltale.contract.fields import enum_name
+from telltale.contract.fields import address_text, enum_name, is_packed_address
 
 Row = dict[str, Any]
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
@@ -59,7 +59,9 @@ def plain(field: Any, value: Any) -> Any:
         return row_of(value)
     if field.enum_type is not None:
         return enum_name(field.enum_type, value)
-    return value.hex() if isinstance(value, bytes) else value
+    if not isinstance(value, bytes):
+        return value
+    return address_text(value) if is_packed_address(field) and len(value) in (0, 4, 16) else value.hex()
 
 
 def replace(value: Any, names: Sequence[str], instead: str | None) -> None:

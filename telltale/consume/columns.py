@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 from ptars import HandlerPool, PtarsConfig
 
-from telltale.contract.fields import enum_name
+from telltale.contract.fields import address_text, enum_name, is_packed_address
 from telltale.contract.product import Contract
 from telltale.contract.shape import is_repeated
 
@@ -38,8 +38,8 @@ class Columns:
     """Records of several payloads, in their order, and how many each payload holds.
 
     One column a field, named as in the proto: scalars and their wrappers as themselves, absent is null;
-    Timestamp as timestamp[us] in UTC; Duration as duration[us]; an enum as its value's name without the
-    enum's prefix, null when unspecified; nested messages, lists and maps as Arrow's own.
+    Timestamp as timestamp[us] in UTC; Duration as duration[us]; a packed address as its text; an enum as its
+    value's name without the enum's prefix, null when unspecified; other messages, lists, maps as Arrow's own.
     """
 
     records: pa.RecordBatch
@@ -86,6 +86,7 @@ class _Decoder:
         self._record = contract.record
         self._handler = HandlerPool([contract.records.file], _CONFIG).get_for_message(contract.records)
         self._enums = _enums(contract.record)
+        self._addresses = {field.name for field in contract.record.fields if is_packed_address(field)}
 
     def decode(self, payloads: Sequence[bytes]) -> Columns:
         try:
@@ -136,6 +137,8 @@ class _Decoder:
                 _check(field.name, column, _FIRST_TIME, _LAST_TIME, "a time outside the years 1 to 9999")
             elif pa.types.is_duration(field.type):
                 _check(field.name, column, -_LONGEST_WAIT, _LONGEST_WAIT, "a duration of over 10,000 years")
+            elif field.name in self._addresses:
+                column = _address_texts(field.name, column)
             names = self._enums.get(field.name)
             columns.append(column if names is None else names.of(column))
         return pa.RecordBatch.from_arrays(columns, names=flat.schema.names)
@@ -163,6 +166,16 @@ def _enums(record: Descriptor) -> dict[str, _Names]:
         for field in record.fields
         if field.enum_type is not None and not is_repeated(field)
     }
+
+
+def _address_texts(name: str, column: Any) -> Any:
+    """Addresses of 4 or 16 bytes as text. Each is written once, however many records have it."""
+    encoded = column.dictionary_encode()
+    try:
+        texts = [address_text(packed) for packed in encoded.dictionary.to_pylist()]
+    except ValueError:
+        raise ValueError(f"{name} holds an address that is neither of 4 nor of 16 bytes") from None
+    return pa.array(texts, pa.string()).take(encoded.indices)
 
 
 def _check(name: str, column: Any, least: int, most: int, what: str) -> None:

@@ -1,11 +1,12 @@
 """What a field's options and type say, for messages of any pool."""
 
+from ipaddress import ip_address
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
 from telltale.api.mesh.v1 import product_pb2
-from telltale.api.mesh.v1.product_pb2 import Classification, Field
+from telltale.api.mesh.v1.product_pb2 import Classification, Field, Role
 from telltale.errors import InvalidInput
 
 # The generated module types an extension as a plain field.
@@ -53,3 +54,17 @@ def _prefix(enum: EnumDescriptor) -> str:
     """`LOSS_REASON_` of an enum whose zero is `LOSS_REASON_UNSPECIFIED`, as the style of protos has it."""
     zero = enum.values_by_number.get(0)
     return zero.name.removesuffix("UNSPECIFIED") if zero and zero.name.endswith("_UNSPECIFIED") else ""
+
+
+def is_packed_address(field: FieldDescriptor) -> bool:
+    """Whether the field is an address as bytes: 4 of IPv4, 16 of IPv6, or none. People see it as text."""
+    return (
+        field.type == FieldDescriptor.TYPE_BYTES
+        and not is_repeated(field)
+        and Role.ROLE_ENTITY_ADDRESS in field_options(field).roles
+    )
+
+
+def address_text(packed: bytes) -> str:
+    """A packed address as people write it; raises ValueError when it is of another length."""
+    return str(ip_address(packed)) if packed else ""

@@ -27,8 +27,8 @@ from telltale.source.spool import Spool, SpoolFull, Usage
 from telltale.wire import fields
 
 # A batch is closed at these sizes: large enough to carry its fixed cost, small enough to move quickly.
-_BATCH_RECORDS = 5_000
-_BATCH_BYTES = 256 << 10
+BATCH_RECORDS = 5_000
+BATCH_BYTES = 256 << 10
 # Field numbers of a product's Records message.
 _RECORDS, _REMOVED = 1, 2
 
@@ -50,17 +50,28 @@ class SourceSettings:
 
 
 @dataclass(frozen=True)
-class _Part:
-    """The payload of one batch to be."""
+class Part:
+    """The payload of one batch to be: a Records message, how many records, first and last event time."""
 
     payload: bytes
     records: int
     first: Timestamp | None
     last: Timestamp | None
 
+    @classmethod
+    def of(cls, payload: bytes, records: int, first_ns: int, last_ns: int) -> Self:
+        """With event times in nanoseconds since 1970."""
+        first, last = (divmod(unix_ns, 10**9) for unix_ns in (first_ns, last_ns))
+        return cls(
+            payload,
+            records,
+            Timestamp(seconds=first[0], nanos=first[1]),
+            Timestamp(seconds=last[0], nanos=last[1]),
+        )
+
 
 # Carries only what its header declares.
-_EMPTY = _Part(b"", 0, None, None)
+_EMPTY = Part(b"", 0, None, None)
 
 
 class Source:
@@ -144,6 +155,14 @@ class Source:
             parts = list(_parts(contract, records, removed)) or [_EMPTY]
             return await self._append(contract, parts, None, losses)
 
+    async def publish_encoded(
+        self, product: str, parts: Sequence[Part], *, losses: Sequence[Loss] = ()
+    ) -> bool:
+        """Like publish, for whoever encodes many records at a time, each part within a batch's bounds."""
+        contract = self._contract(product)
+        async with self._locks[product]:
+            return await self._append(contract, parts or [_EMPTY], None, losses)
+
     async def snapshot(self, product: str, records: Sequence[Message]) -> bool:
         """Publishes everything that an inventory has; it replaces this source's state as a whole.
 
@@ -164,7 +183,7 @@ class Source:
     async def _append(
         self,
         contract: Contract,
-        parts: Sequence[_Part],
+        parts: Sequence[Part],
         snapshot: Snapshot | None,
         losses: Sequence[Loss] = (),
     ) -> bool:
@@ -194,7 +213,7 @@ class Source:
         self._pusher.wake()
         return True
 
-    def _seal(self, contract: Contract, draft: Draft, part: _Part, place: Snapshot | None) -> Sealed:
+    def _seal(self, contract: Contract, draft: Draft, part: Part, place: Snapshot | None) -> Sealed:
         header = Header(
             product=contract.name,
             source=str(self._me.spiffe_id),
@@ -230,7 +249,7 @@ class Source:
         )
 
 
-def _parts(contract: Contract, records: Sequence[Message], removed: Sequence[Message]) -> Iterator[_Part]:
+def _parts(contract: Contract, records: Sequence[Message], removed: Sequence[Message]) -> Iterator[Part]:
     """Cuts records into payloads of bounded size."""
     chunk: list[tuple[int, bytes]] = []
     size = 0
@@ -238,7 +257,7 @@ def _parts(contract: Contract, records: Sequence[Message], removed: Sequence[Mes
     numbered = [(_RECORDS, record) for record in records] + [(_REMOVED, record) for record in removed]
     for number, record in numbered:
         encoded = record.SerializeToString()
-        if chunk and (len(chunk) >= _BATCH_RECORDS or size + len(encoded) > _BATCH_BYTES):
+        if chunk and (len(chunk) >= BATCH_RECORDS or size + len(encoded) > BATCH_BYTES):
             yield _part(chunk, times)
             chunk, size, times = [], 0, []
         chunk.append((number, encoded))
@@ -250,15 +269,15 @@ def _parts(contract: Contract, records: Sequence[Message], removed: Sequence[Mes
         yield _part(chunk, times)
 
 
-def _part(chunk: Sequence[tuple[int, bytes]], times: Sequence[tuple[int, int]]) -> _Part:
+def _part(chunk: Sequence[tuple[int, bytes]], times: Sequence[tuple[int, int]]) -> Part:
     payload = b"".join(
         fields(number, [encoded for kind, encoded in chunk if kind == number])
         for number in (_RECORDS, _REMOVED)
     )
     if not times:
-        return _Part(payload, len(chunk), None, None)
+        return Part(payload, len(chunk), None, None)
     first, last = min(times), max(times)
-    return _Part(
+    return Part(
         payload,
         len(chunk),
         Timestamp(seconds=first[0], nanos=first[1]),

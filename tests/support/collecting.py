@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 
 from agent.collectors import Collector, CollectorFactory, Host
 from telltale.api.mesh.v1.batch_pb2 import Loss
+from telltale.source.source import Part
 
 
 class Published(NamedTuple):
@@ -19,6 +20,7 @@ class Published(NamedTuple):
     removed: tuple[Message, ...] = ()
     losses: tuple[Loss, ...] = ()
     snapshot: bool = False
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass
@@ -39,6 +41,11 @@ class ListSink:
         losses: Sequence[Loss] = (),
     ) -> bool:
         return self._keep(Published(product, tuple(records), tuple(removed), tuple(losses)))
+
+    async def publish_encoded(
+        self, product: str, parts: Sequence[Part], *, losses: Sequence[Loss] = ()
+    ) -> bool:
+        return self._keep(Published(product, (), losses=tuple(losses), parts=tuple(parts)))
 
     async def snapshot(self, product: str, records: Sequence[Message]) -> bool:
         return self._keep(Published(product, tuple(records), snapshot=True))
