@@ -44,17 +44,10 @@ def parse_intervals(text: object) -> object:
     return intervals
 
 
-class AgentSettings(IdentitySettings):
-    """A host agent's settings. One that has joined finds most of them in its state directory."""
+class TellingSettings(IdentitySettings):
+    """What every source is told. One that has joined finds most of it in its state directory."""
 
     service: str = Field(description="host:port of the domain service that takes the data.")
-    collect: Patterns = Field(
-        ("*",), description="Products to collect, separated by commas; `*` matches any run of characters."
-    )
-    intervals: Annotated[dict[str, timedelta], NoDecode, BeforeValidator(parse_intervals)] = Field(
-        default_factory=dict,
-        description="Intervals that differ from the default, such as servers.cpu=5s,servers.units=5m.",
-    )
     spool_bytes: int = Field(1 << 30, ge=1 << 20, description="Bound of what waits on disk to be acked.")
 
     @classmethod
@@ -82,3 +75,23 @@ class AgentSettings(IdentitySettings):
         joined = told(Path(state)) if state else {}
         # What is set by hand goes first.
         return (init_settings, env_settings, InitSettingsSource(settings_cls, dict(joined)))
+
+
+class AgentSettings(TellingSettings):
+    """A host agent's settings."""
+
+    collect: Patterns = Field(
+        ("*",), description="Products to collect, separated by commas; `*` matches any run of characters."
+    )
+    intervals: Annotated[dict[str, timedelta], NoDecode, BeforeValidator(parse_intervals)] = Field(
+        default_factory=dict,
+        description="Intervals that differ from the default, such as servers.cpu=5s,servers.units=5m.",
+    )
+
+
+class ReceiverSettings(TellingSettings):
+    """A receiver's settings."""
+
+    manifest: Path = Field(
+        description="TOML file with the ports that it binds, and the networks that may send to each."
+    )

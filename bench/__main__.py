@@ -5,7 +5,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from bench import agents, fairness, fleets, forwarding, latency, limit, pipeline, rotel
+from bench import agents, fairness, fleets, flows, forwarding, latency, limit, pipeline, rotel
 from bench.report import Section, show, write
 
 SECTIONS: dict[str, Callable[[float], Awaitable[Section]]] = {
@@ -17,6 +17,7 @@ SECTIONS: dict[str, Callable[[float], Awaitable[Section]]] = {
     "agents": agents.measure,
     "fleets": fleets.measure,
     "fairness": fairness.measure,
+    "flows": flows.measure,
 }
 
 

@@ -5,7 +5,7 @@ set -eu
 umask 077
 
 # What is past half of its life is renewed, as long as the root key is there.
-python -m certs init --home "$TELLTALE_HOME" --mesh "$TELLTALE_MESH" --domains servers platform analysis operators --renew
+python -m certs init --home "$TELLTALE_HOME" --mesh "$TELLTALE_MESH" --domains servers network platform analysis operators --renew
 
 # join PROCESS DOMAIN PATH [SERVER NAME ...]
 join() {
@@ -21,6 +21,7 @@ join() {
 
 join platform platform /service "service.platform.$TELLTALE_MESH"
 join servers servers /service "service.servers.$TELLTALE_MESH"
+join network network /service "service.network.$TELLTALE_MESH"
 join analysis analysis /service "service.analysis.$TELLTALE_MESH"
 join gateway platform /gateway "gateway.platform.$TELLTALE_MESH" localhost
 join writer platform /writer "writer.platform.$TELLTALE_MESH"

@@ -15,7 +15,7 @@ import gateway.decisions
 import telltale.domain.access
 import telltale.domain.ingest
 import telltale.rpc.guard
-from agent.settings import AgentSettings
+from agent.settings import AgentSettings, ReceiverSettings
 from certs.serve import AuthoritySettings
 from gateway.settings import GatewaySettings
 from services.analysis.settings import AnalysisSettings
@@ -45,6 +45,7 @@ SECURITY = (DOCS / "security.md").read_text()
 PROCESSES: dict[str, tuple[type[Settings], type[Settings] | None]] = {
     "Every process but the authority": (IdentitySettings, None),
     "Agent": (AgentSettings, IdentitySettings),
+    "Receiver": (ReceiverSettings, IdentitySettings),
     "Domain service": (DomainSettings, IdentitySettings),
     "Analysis service": (AnalysisSettings, DomainSettings),
     "Gateway": (GatewaySettings, IdentitySettings),

@@ -11,6 +11,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 UNIT = ROOT / "deploy" / "systemd" / "telltale-agent.service"
 SERVER = UNIT.with_name("telltale@.service")
+RECEIVER = UNIT.with_name("telltale-receiver.service")
 
 
 def values(name: str, unit: Path = UNIT) -> list[str]:
@@ -23,7 +24,7 @@ def values(name: str, unit: Path = UNIT) -> list[str]:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
-@pytest.mark.parametrize("unit", [UNIT, SERVER], ids=lambda unit: unit.name)
+@pytest.mark.parametrize("unit", [UNIT, SERVER, RECEIVER], ids=lambda unit: unit.name)
 def test_systemd_takes_every_line_of_the_unit(tmp_path: Path, unit: Path) -> None:
     copy = tmp_path / unit.name.replace("@", "@gateway")
     # The program need not be on this machine.
@@ -62,3 +63,12 @@ def test_a_server_has_no_power_in_a_unit_as_in_a_container() -> None:
 def test_every_directive_of_the_servers_unit_stands_once() -> None:
     names = re.findall(r"^(\w+)=", SERVER.read_text(), re.MULTILINE)
     assert sorted(names) == sorted(set(names)) and len(names) > 30
+
+
+def test_a_receiver_has_no_power_and_binds_nothing_but_udp_in_a_unit() -> None:
+    assert re.search("^CapabilityBoundingSet=$", RECEIVER.read_text(), re.MULTILINE)
+    assert not values("AmbientCapabilities", RECEIVER)
+    assert (values("SocketBindAllow", RECEIVER), values("SocketBindDeny", RECEIVER)) == (["udp"], ["any"])
+    for name in ("NoNewPrivileges", "DynamicUser", "ProtectHome", "PrivateDevices"):
+        assert values(name, RECEIVER) == ["yes"], name
+    assert values("ProtectSystem", RECEIVER) == ["strict"] and values("LimitCORE", RECEIVER) == ["0"]

@@ -1,11 +1,14 @@
 #!/bin/sh
-# What tests need of the system itself, because no wheel brings it: a real LDAP server, and network namespaces.
+# What tests need of the system itself, because no wheel brings it: a real LDAP server, a real exporter and
+# collector of flows, and network namespaces.
 # Installs what is missing where it can. Where it cannot it says so, and the tests that need it fail.
 set -eu
 
 missing=""
 [ -x /usr/sbin/slapd ] || missing="$missing slapd"
 [ -x /usr/bin/ldapadd ] || missing="$missing ldap-utils"
+[ -x /usr/sbin/softflowd ] || missing="$missing softflowd"
+[ -x /usr/bin/nfcapd ] || missing="$missing nfdump"
 [ -x /sbin/ip ] || [ -x /usr/sbin/ip ] || [ -x /bin/ip ] || missing="$missing iproute2"
 [ -n "$missing" ] || exit 0
 

@@ -14,6 +14,7 @@ from telltale.cli.authorities import TIMEOUT, calling_authority
 from telltale.cli.home import Home
 from telltale.cli.logins import acting
 from telltale.errors import InvalidInput
+from telltale.identity.credentials import Credentials
 from telltale.identity.enrolment import JoinToken
 from telltale.identity.newcomer import join as join_mesh
 from telltale.identity.workload import Workload
@@ -48,11 +49,11 @@ async def invite(me: Workload, authority: str, domain: str, path: str) -> Invita
     )
 
 
-async def token(home: Home, host: str, domain: str, *, as_json: bool) -> None:
-    """Prints a join token for the agent of one host, and how to use it there."""
+async def token(home: Home, host: str, domain: str, role: str, *, as_json: bool) -> None:
+    """Prints a join token for the agent or the receiver of one host, and how to use it there."""
     authority = (await asyncio.to_thread(home.mesh)).authority_of(domain)
     async with acting(home) as (_, me):
-        invitation = await invite(me, authority, domain, f"/agent/{host}")
+        invitation = await invite(me, authority, domain, f"/{role}/{host}")
     issued = {
         "spiffe_id": str(invitation.token.spiffe_id),
         "token": str(invitation.token),
@@ -90,8 +91,10 @@ async def join(address: str, text: str, root: str, state: Path, *, authority: st
 
 
 def run(state: Path) -> None:
-    """Becomes the agent of a directory that has joined; it never returns."""
+    """Becomes the agent, or the receiver, of a directory that has joined; it never returns."""
     os.environ["TELLTALE_STATE"] = str(state)
+    held = Credentials.load(state)
+    receives = held is not None and held.spiffe_id.path.startswith("/receiver/")
     sys.stdout.flush()
     # -P: the current directory is no place to import from.
-    os.execv(sys.executable, (sys.executable, "-P", "-m", "agent"))
+    os.execv(sys.executable, (sys.executable, "-P", "-m", "agent.receiver" if receives else "agent"))

@@ -9,6 +9,9 @@ from telltale.cli.ending import perform
 from telltale.cli.home import Home
 from telltale.cli.options import as_json
 
+# The first part of an identity's path, and the program that it runs.
+ROLES = ("agent", "receiver")
+
 
 @click.group()
 def agent() -> None:
@@ -18,13 +21,20 @@ def agent() -> None:
 @agent.command("token")
 @click.argument("host")
 @click.option("--domain", default="servers", show_default=True, help="Domain that the host's agent is of.")
+@click.option(
+    "--role",
+    type=click.Choice(ROLES),
+    default=ROLES[0],
+    show_default=True,
+    help="What it does: speak of its host, or take what devices send.",
+)
 @as_json
 @click.pass_obj
-def agent_token(home: Home, host: str, domain: str, as_json: bool) -> None:
+def agent_token(home: Home, host: str, domain: str, role: str, as_json: bool) -> None:
     """Make a single-use join token for a host, valid for 10 minutes."""
     from telltale.cli import agent as command
 
-    perform(command.token(home, host, domain, as_json=as_json))
+    perform(command.token(home, host, domain, role, as_json=as_json))
 
 
 @agent.command("join")
@@ -54,7 +64,7 @@ def agent_join(
     service: str,
     run: bool,
 ) -> None:
-    """Join the mesh with this host: enrol at ADDRESS, then run the agent.
+    """Join the mesh with this host: enrol at ADDRESS, then run the agent, or the receiver.
 
     ADDRESS, token and root are what `telltale agent token` printed.
     """

@@ -55,16 +55,37 @@ def cli(context: click.Context, home: Path, person: str) -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="JSON file by which people log in.",
 )
+@click.option(
+    "--receive",
+    "manifest",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="TOML file with the ports that a receiver binds for devices; there is none without it.",
+)
 @as_json
 @click.pass_obj
 def up(
-    home: Home, seconds: float | None, port: int, address: str, people: Path | None, as_json: bool
+    home: Home,
+    seconds: float | None,
+    port: int,
+    address: str,
+    people: Path | None,
+    manifest: Path | None,
+    as_json: bool,
 ) -> None:
     """Run the mesh on this machine until Ctrl-C."""
     from telltale.cli import up as command
 
-    people = people.absolute() if people is not None else None
-    perform(command.up(home, address=address, port=port, people=people, seconds=seconds, as_json=as_json))
+    people, manifest = (None if file is None else file.absolute() for file in (people, manifest))
+    running = command.up(
+        home,
+        address=address,
+        port=port,
+        people=people,
+        manifest=manifest,
+        seconds=seconds,
+        as_json=as_json,
+    )
+    perform(running)
 
 
 @cli.command()

@@ -19,6 +19,7 @@ from telltale.naming import OPERATORS, PLATFORM, SpiffeId, server_name, trust_do
 LOOPBACK = "127.0.0.1"
 GATEWAY = "gateway"
 AGENT = "agent"
+RECEIVER = "receiver"
 # Ports that the kernel gives to no outgoing connection, so that none is lost before its process listens.
 _PORTS = range(20000, 32768)
 # What a child inherits beside Telltale's own settings; the rest of the environment is nobody's business.
@@ -29,7 +30,8 @@ _INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "HOME", "TMPDIR", "PYTHONPATH", "S
 class Process:
     """One process: its program, whom it speaks for, and what it has to be told.
 
-    `addresses` map a setting to the process whose address it takes, `files` one to a file of its directory.
+    `addresses` map a setting to the process whose address it takes, `files` one to a file of its directory,
+    `told` one to its value.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Process:
     aliases: tuple[str, ...] = ()
     addresses: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    told: Mapping[str, str] = field(default_factory=dict)
     # Whether it joins over the wire as on any other host, not with a join token that is made here.
     joins: bool = False
 
@@ -54,12 +57,17 @@ class Process:
         return (server_name(self.serves, trust_domain(self.domain, mesh)), *self.aliases)
 
 
-def processes(host: str) -> tuple[Process, ...]:
-    """Everything but the authorities, in the order of the flow backwards: the last one is the source."""
+def processes(host: str, manifest: Path | None = None) -> tuple[Process, ...]:
+    """Everything but the authorities, in the order of the flow backwards: sources are the last.
+
+    With a manifest there is a receiver, which binds what it lists.
+    """
+    receivers = () if manifest is None else (_receiver(host, manifest),)
     return (
         Process("platform", "services.platform", PLATFORM, "/service", "service"),
         Process(GATEWAY, "gateway", PLATFORM, "/gateway", "gateway", ("localhost",)),
         Process("servers", "services.servers", "servers", "/service", "service"),
+        Process("network", "services.network", "network", "/service", "service"),
         Process(
             WRITER, "services.writer", PLATFORM, "/writer", "writer", files={"TELLTALE_DATABASE": DATABASE}
         ),
@@ -72,6 +80,19 @@ def processes(host: str) -> tuple[Process, ...]:
             addresses={"TELLTALE_SERVICE": "servers"},
             joins=True,
         ),
+        *receivers,
+    )
+
+
+def _receiver(host: str, manifest: Path) -> Process:
+    return Process(
+        RECEIVER,
+        "agent.receiver",
+        "network",
+        f"/receiver/{host}",
+        addresses={"TELLTALE_SERVICE": "network"},
+        told={"TELLTALE_MANIFEST": str(manifest)},
+        joins=True,
     )
 
 
@@ -123,6 +144,7 @@ class Plan:
             "TELLTALE_PLATFORM": self.addresses["platform"],
             **{name: self.addresses[target] for name, target in process.addresses.items()},
             **{name: str(state / file) for name, file in process.files.items()},
+            **process.told,
         }
         if not process.joins:
             environment["TELLTALE_JOIN_TOKEN_FILE"] = str(join_token(self.home, process))
@@ -184,13 +206,13 @@ class Plan:
         )
 
 
-def plan(home: Home, mesh: str, port: int, address: str = LOOPBACK) -> Plan:
+def plan(home: Home, mesh: str, port: int, address: str = LOOPBACK, manifest: Path | None = None) -> Plan:
     """Gives every process its address; raises Precondition when the gateway's port is taken."""
     if not is_free(0, address):
         raise Precondition(f"{address} is no address of this machine; choose another --address")
     if not is_free(port, address):
         raise Precondition(f"port {port} is taken; choose another with --port")
-    members = processes(host_name())
+    members = processes(host_name(), manifest)
     servers = [process.name for process in members if process.serves and process.name != GATEWAY]
     draft = Plan(home, mesh, members, {})
     names = [

@@ -36,6 +36,7 @@ async def up(
     address: str,
     port: int,
     people: Path | None = None,
+    manifest: Path | None = None,
     seconds: float | None,
     as_json: bool,
 ) -> None:
@@ -43,7 +44,7 @@ async def up(
     deadline = None if seconds is None else time.monotonic() + seconds
     await asyncio.to_thread(home.create)
     with home.locked(), _stopped_by_signals() as stop:
-        planned = replace(plan(home, _mesh_name(), port, address), people=people)
+        planned = replace(plan(home, _mesh_name(), port, address, manifest), people=people)
         await prepare(planned)
         await asyncio.to_thread(home.write_mesh, planned.running())
         with screen(home, planned, quiet=as_json) as shown:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from google.protobuf.message import DecodeError
 
-from telltale.api.mesh.v1.batch_pb2 import Header
+from telltale.api.mesh.v1.batch_pb2 import Header, Origin
 from telltale.api.mesh.v1.ingest_pb2 import RefusalReason
 from telltale.errors import BatchRefused, InvalidInput, Unauthenticated
 from telltale.identity.trust import Trust
@@ -41,6 +41,8 @@ _MAX_ISSUERS = 2
 _MAX_AUTHORITIES = 1_000
 # Generations of one issuing authority that the batches of a long history name.
 _MAX_GENERATIONS = 16
+# Sources that speak of devices, accounts or the past, and never of themselves.
+_OBSERVERS = ("/receiver/", "/reader/", "/replay/")
 # Declarations of one header: a reader's work on it stays small.
 _MAX_HOLES = 1_000
 _MAX_LOSSES = 1_000
@@ -266,8 +268,16 @@ def _is_authority(certificate: x509.Certificate) -> bool:
 
 
 def check_owner(header: Header, *, open_to_all: bool, mesh: str) -> None:
-    """Raises BatchRefused unless the source's domain owns the product or the product is open to all."""
+    """Raises BatchRefused unless the source's domain owns the product or the product is open to all.
+
+    And where a source that can only observe others claims to speak of itself.
+    """
     source = SpiffeId.parse(header.source)
+    if source.path.startswith(_OBSERVERS) and header.origin != Origin.ORIGIN_OBSERVED:
+        raise BatchRefused(
+            RefusalReason.REFUSAL_REASON_FOREIGN_SOURCE,
+            f"{header.source} observes others, and seals as if it spoke of itself",
+        )
     if domain_of(source.trust_domain, mesh) != owner_of(header.product) and not open_to_all:
         raise BatchRefused(
             RefusalReason.REFUSAL_REASON_FOREIGN_SOURCE,

@@ -44,7 +44,7 @@ def test_authorities_start_first_and_the_source_last(planned: Plan) -> None:
 def test_each_domain_has_its_own_authority_in_the_one_process(planned: Plan) -> None:
     authorities = json.loads(planned.programs()[0].environment["TELLTALE_AUTHORITIES"])
     assert [Path(one["directory"]).name for one in authorities] == list(planned.domains)
-    assert set(planned.domains) == {"platform", "servers", "analysis", "operators"}
+    assert set(planned.domains) == {"platform", "servers", "network", "analysis", "operators"}
 
 
 def test_authorities_tell_newcomers_where_to_push_and_know_whose_tokens_invite(planned: Plan) -> None:

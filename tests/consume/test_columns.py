@@ -1,5 +1,6 @@
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -9,10 +10,12 @@ from google.protobuf.message import DecodeError, Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from telltale.api.network.v1.flows_pb2 import FlowsFrame, FlowsRecord
 from telltale.consume.columns import to_arrow
 from telltale.contract.product import Contract, contracts_in
 from telltale.contract.schema import message_class
 from tests.support.compiling import compile_product
+from tests.support.datagrams import FLOWS
 
 SHAPES = Path(__file__).parent / "shapes.proto"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
@@ -264,3 +267,19 @@ def test_moments_are_in_utc() -> None:
     payload = build({"records": [{"time": {"seconds": int(moment.timestamp())}}], "removed": []})
     (row,) = to_arrow(contract(), [payload.SerializeToString()]).records.to_pylist()
     assert row["time"].replace(tzinfo=UTC) == moment
+
+
+def test_packed_addresses_are_text_and_others_are_refused() -> None:
+    made = [
+        FlowsRecord(source_address=ip_address(text).packed, destination_address=b"")
+        for text in ("192.0.2.1", "2001:db8::1", "192.0.2.1")
+    ]
+    payload = FlowsFrame.Records(records=made).SerializeToString()
+    records = to_arrow(FLOWS, [payload]).records
+    assert records.column("source_address").to_pylist() == ["192.0.2.1", "2001:db8::1", "192.0.2.1"]
+    # None was told: not to be taken for absent, nor for 0.0.0.0.
+    assert records.column("destination_address").to_pylist() == ["", "", ""]
+    assert records.column("next_hop_address").to_pylist() == [None, None, None]
+    wrong = FlowsFrame.Records(records=[FlowsRecord(source_address=b"12345")]).SerializeToString()
+    with pytest.raises(ValueError, match="source_address holds an address that is neither of 4 nor of 16"):
+        to_arrow(FLOWS, [wrong])

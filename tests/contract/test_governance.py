@@ -47,7 +47,7 @@ def personal(retention: int) -> str:
     return source.replace('unit: "s"', 'unit: "s" classification: CLASSIFICATION_PERSONAL')
 
 
-@pytest.mark.parametrize("domain", ["servers", "platform", "analysis"])
+@pytest.mark.parametrize("domain", ["servers", "network", "platform", "analysis"])
 def test_every_product_that_is_delivered_keeps_every_rule(domain: str) -> None:
     image = own_image(domain)
     assert [str(one) for one in governance.violations(contracts_in(image), image)] == []

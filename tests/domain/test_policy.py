@@ -35,7 +35,7 @@ def allowed(domain: str, principal: Principal, contract: Contract) -> set[str]:
     return {action for action in ACTIONS if rules.decide(principal, action, contract, MESH).allowed}
 
 
-@pytest.mark.parametrize("domain", ["servers", "platform", "analysis"])
+@pytest.mark.parametrize("domain", ["servers", "network", "platform", "analysis"])
 @pytest.mark.parametrize(
     ("principal", "may"),
     [
@@ -68,7 +68,7 @@ def seen(rules: Policy, principal: Principal, contract: Contract) -> set[Classif
     return {one for one in CLASSIFICATIONS if rules.sees(principal, contract, one, MESH).allowed}
 
 
-@pytest.mark.parametrize("domain", ["servers", "platform", "analysis"])
+@pytest.mark.parametrize("domain", ["servers", "network", "platform", "analysis"])
 @pytest.mark.parametrize(
     ("principal", "sees"),
     [

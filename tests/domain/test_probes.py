@@ -32,7 +32,7 @@ def told(rule: str, contract: Contract) -> list[str]:
     return [one.wrong for one in found]
 
 
-@pytest.mark.parametrize("domain", ["servers", "platform", "analysis"])
+@pytest.mark.parametrize("domain", ["servers", "network", "platform", "analysis"])
 def test_the_policies_that_are_delivered_permit_no_more_than_they_should(domain: str) -> None:
     policy = Policy.load(SERVICES / domain / "policy.cedar")
     assert [str(one) for one in excesses(policy, contracts_in(own_image(domain)), MESH, DOMAINS)] == []

@@ -30,11 +30,12 @@ def test_every_process_that_decides_tells_of_it_in_its_own_name(mesh: RunningMes
     wanted = {
         ("platform service", "spiffe://platform.telltale.internal/service"),
         ("servers service", "spiffe://servers.telltale.internal/service"),
+        ("network service", "spiffe://network.telltale.internal/service"),
         ("analysis service", "spiffe://analysis.telltale.internal/service"),
         ("gateway", "spiffe://platform.telltale.internal/gateway"),
         *(
             ("authority", f"spiffe://{domain}.telltale.internal/authority")
-            for domain in ("platform", "servers", "analysis", "operators")
+            for domain in ("platform", "servers", "network", "analysis", "operators")
         ),
     }
 

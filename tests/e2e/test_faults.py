@@ -16,6 +16,7 @@ MEMBERS = (
     "services.platform",
     "gateway",
     "services.servers",
+    "services.network",
     "services.writer",
     "services.analysis",
     "agent",

@@ -178,9 +178,18 @@ async def test_nothing_is_lost_and_no_stream_breaks_over_many_generations(
     assert not ended
     # And that it was a test: everybody was renewed again and again, and issued to by three generations.
     renewed = [one["process"] for one in events if one["event"] == "certificate renewed"]
-    for process in ("agent", "analysis", "authorities", "gateway", "platform", "servers", "writer"):
+    for process in (
+        "agent",
+        "analysis",
+        "authorities",
+        "gateway",
+        "network",
+        "platform",
+        "servers",
+        "writer",
+    ):
         assert renewed.count(process) >= (SECONDS - 10) // LEAF_SECONDS, process
-    assert len([one for one in events if one["event"] == "authority renewed"]) == 2 * 4
+    assert len([one for one in events if one["event"] == "authority renewed"]) == 2 * 5
     assert len(issuers(brief)) == 3
 
 

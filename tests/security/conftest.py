@@ -13,9 +13,11 @@ MEMBERS = (
     "services.platform",
     "gateway",
     "services.servers",
+    "services.network",
     "services.writer",
     "services.analysis",
     "agent",
+    "agent.receiver",
 )
 
 

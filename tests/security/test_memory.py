@@ -15,6 +15,7 @@ DOMAINS = {
     "services.writer": None,
     "services.analysis": "analysis",
     "services.servers": "servers",
+    "services.network": "network",
     "services.platform": "platform",
     GATEWAY: "platform",
 }

@@ -171,8 +171,10 @@ async def test_a_subscriber_that_never_reads_and_silent_connections_stall_nobody
     assert "spiffe://" in tailed
 
 
-async def test_an_operator_invites_hosts_and_nobody_else(attacker: Attacker, eve: Workload) -> None:
-    for domain in ("servers", "platform", "analysis", "operators"):
+async def test_an_operator_invites_hosts_and_receivers_and_nobody_else(
+    attacker: Attacker, eve: Workload
+) -> None:
+    for domain in ("servers", "network", "platform", "analysis", "operators"):
         async with attacker.authority_channel(eve, domain) as channel:
             metadata = await bearer(eve, domain)
             for path, names in (
@@ -180,7 +182,7 @@ async def test_an_operator_invites_hosts_and_nobody_else(attacker: Attacker, eve
                 ("/gateway", [f"gateway.{domain}.{MESH}"]),
                 ("/writer", []),
                 ("/authority", []),
-                ("/receiver/x", []),
+                ("/receiver/x", [f"service.{domain}.{MESH}"]),
                 ("/reader/x", []),
                 ("/mallory", []),
                 ("/agent/x", [f"service.{domain}.{MESH}"]),

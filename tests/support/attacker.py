@@ -38,7 +38,9 @@ GATEWAY = "gateway"
 # Each is the module of a process of the mesh and the directory of its state.
 STATES = {
     "agent": "agent",
+    "agent.receiver": "receiver",
     "services.servers": "servers",
+    "services.network": "network",
     "services.platform": "platform",
     "services.analysis": "analysis",
     "services.writer": "writer",

@@ -20,10 +20,10 @@ ROOT = Path(__file__).parents[2]
 DOMAINS = ("servers", "platform", "analysis", "operators")
 
 
-def free_port() -> int:
+def free_port(kind: int = socket.SOCK_STREAM) -> int:
     """A port that nobody listens on, of those that the kernel gives to no outgoing connection meanwhile."""
     for port in random.sample(range(10_000, 20_000), 100):
-        with socket.socket() as probe:
+        with socket.socket(type=kind) as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:

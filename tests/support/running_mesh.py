@@ -4,9 +4,11 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +68,13 @@ class RunningMesh:
         return made
 
     @property
+    def flows(self) -> tuple[str, int]:
+        """Where its receiver listens for flows."""
+        manifest = tomllib.loads((self.home.parent / "receiver.toml").read_text())
+        host, _, port = str(manifest["flows"][0]["listen"]).rpartition(":")
+        return host, int(port)
+
+    @property
     def gateway(self) -> str:
         return str(json.loads((self.home / "mesh.json").read_text())["gateway"])
 
@@ -117,6 +126,15 @@ def up(
             if process.poll() is None:
                 process.kill()
                 process.wait()
+
+
+def write_manifest(directory: Path) -> Path:
+    """The manifest of a receiver: one port on loopback, where one address may send and others may not."""
+    file = directory / "receiver.toml"
+    file.write_text(
+        f'[[flows]]\nlisten = "127.0.0.1:{free_port(socket.SOCK_DGRAM)}"\nexporters = ["127.0.0.1"]\n'
+    )
+    return file
 
 
 def eventually(look: Callable[[], Any], what: str, mesh: RunningMesh | None = None) -> Any:

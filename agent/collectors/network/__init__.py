@@ -1,0 +1,1 @@
+"""The collectors of the network domain, one a data product."""
