@@ -1,19 +1,21 @@
 """`telltale agent`: what an operator gets, and that every refusal on the host is one line."""
 
 import json
+import os
 import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from telltale.cli.agent import Invitation, join_line
+from telltale.cli.agent import Invitation, join_line, run
 from telltale.cli.ending import FAILED, MISUSED
 from telltale.cli.home import Home, Mesh
 from telltale.cli.main import main
 from telltale.identity.enrolment import JoinToken
 from telltale.naming import SpiffeId
 from tests.support.domain import free_port
+from tests.support.mesh import Mesh as ThrowawayMesh
 
 TOKEN = JoinToken("s3cret", SpiffeId("servers.telltale.test", "/agent/web1"))
 ROOT = "ab" * 32
@@ -94,3 +96,20 @@ def test_a_domain_that_is_not_there_is_named_with_those_that_are(
         code, told = ended(capsys, "--home", str(home.path), "agent", "token", "web1", "--domain", "network")
     assert code == FAILED
     assert "there is no domain 'network'; the mesh has: platform, servers" in told
+
+
+@pytest.mark.parametrize(
+    ("path", "module"), [("/agent/web1", "agent"), ("/receiver/edge1", "agent.receiver")]
+)
+def test_who_has_joined_becomes_what_its_identity_is_for(
+    path: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    ThrowawayMesh.create(tmp_path / "home", "network").credentials("network", path).save(state)
+    started: list[tuple[str, ...]] = []
+    monkeypatch.setattr(os, "execv", lambda program, words: started.append(words))
+    monkeypatch.setenv("TELLTALE_STATE", "")
+    run(state)
+    assert [words[-1] for words in started] == [module]
+    assert os.environ["TELLTALE_STATE"] == str(state)

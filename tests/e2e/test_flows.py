@@ -45,3 +45,8 @@ def test_flows_of_a_real_exporter_are_rows_with_addresses_as_text(mesh: RunningM
     )
     assert exporter == {"state": "ACTIVE", "lost_records": 0, "_origin": "OBSERVED"}
     assert "127.0.0.1" in mesh.telltale("inventory", "network.exporters")
+
+
+def test_an_operator_invites_a_receiver(mesh: RunningMesh) -> None:
+    invited = mesh.json("agent", "token", "edge1", "--domain", "network", "--role", "receiver")
+    assert invited["spiffe_id"] == "spiffe://network.telltale.internal/receiver/edge1"
