@@ -29,6 +29,9 @@ from telltale.source.source import Part
 # Layouts of one address, in all its observation domains, that are decoded at a time. Each costs a millisecond
 # however few its records are, and one datagram could define a thousand.
 _MOST_LAYOUTS = 128
+# Records of one turn: three times what a turn of ordinary flows holds. A record may be as short as a byte,
+# and each takes some hundred bytes of memory while it is decoded.
+MOST_RECORDS = 500_000
 # Losses in different words that one turn declares; further ones are added to the last.
 _MOST_LOSSES = 16
 _NETFLOW_V5, _NETFLOW_V9, _IPFIX, _SFLOW_V5 = 5, 9, 10, 5
@@ -81,6 +84,7 @@ class FlowDecoder:
         self._encoder = RecordEncoder(contract.record, contract.time_field)
         self._pending: dict[tuple[int, int], _Pending] = {}
         self._layouts: dict[bytes, int] = {}
+        self._records = 0
         self._samples: dict[int, _Samples] = {}
         self._losses: dict[tuple[LossReason, str], int] = {}
 
@@ -100,7 +104,7 @@ class FlowDecoder:
 
     def drop(self) -> None:
         """Forgets what was taken apart and not decoded."""
-        self._pending, self._layouts, self._samples = {}, {}, {}
+        self._pending, self._layouts, self._samples, self._records = {}, {}, {}, 0
 
     def close(self) -> Sequence[Loss]:
         """Gives up what waits for templates; what that loses."""
@@ -204,6 +208,9 @@ class FlowDecoder:
         if layout.options:
             self.learned |= exporter.told(layout, layout.read(data))
             return count
+        if self._records + count > MOST_RECORDS:
+            self._lose(LOSS_REASON_BOUND, "more flows at once than are decoded at a time", count)
+            return count
         pending = self._pending.get((id(exporter), id(layout)))
         if pending is None:
             layouts = self._layouts.get(exporter.place.address, 0)
@@ -216,6 +223,7 @@ class FlowDecoder:
         pending.data.append(data)
         pending.counts.append(count)
         pending.contexts.append(context)
+        self._records += count
         exporter.counters.records += count
         return count
 
@@ -228,7 +236,7 @@ class FlowDecoder:
 
     def _encode(self) -> Iterator[Encoded]:
         pendings, self._pending, self._layouts = list(self._pending.values()), {}, {}
-        samples, self._samples = list(self._samples.values()), {}
+        samples, self._samples, self._records = list(self._samples.values()), {}, 0
         for pending in pendings:
             exporter, layout = pending.exporter, pending.layout
             counts = np.array(pending.counts, np.int64)

@@ -4,6 +4,7 @@ import struct
 
 import pytest
 
+from agent.receiver.flows.decoder import MOST_RECORDS
 from agent.receiver.flows.exporter import LONGEST_HELD_SECONDS, MOST_HELD_BYTES, MOST_TEMPLATES
 from telltale.api.mesh.v1.batch_pb2 import LOSS_REASON_BOUND, LOSS_REASON_UPSTREAM
 from telltale.api.network.v1.exporters_pb2 import ExporterState
@@ -261,6 +262,17 @@ def test_a_flood_of_templates_with_data_is_decoded_within_a_bound_and_the_rest_i
         and loss.records > 0
         and "too many templates at once" in loss.detail
     )
+
+
+def test_records_of_a_byte_are_decoded_within_a_bound_and_the_rest_is_counted() -> None:
+    made, row = decoder(), a_set(256, bytes(60_000))
+    datagrams = [v9(v9_template(256, [(4, 1)])), *(v9(row, sequence=number) for number in range(1, 21))]
+    decoded = turn(made, *datagrams)
+    assert MOST_RECORDS - 60_000 < decoded.records <= MOST_RECORDS
+    (loss,) = decoded.losses
+    assert decoded.records + loss.records == 20 * 60_000 and loss.reason == LOSS_REASON_BOUND
+    # The next turn has its own.
+    assert turn(made, v9(row, sequence=21)).records == 60_000
 
 
 def test_gaps_in_the_numbers_of_records_are_records_that_are_missing() -> None:
