@@ -69,13 +69,16 @@ class Source:
 
     def push(self, batch: SealedBatch) -> None:
         """Hands a batch to the domain service, which takes it."""
-        service = psutil.Process(self._mesh.pid("services.servers")).environ()["TELLTALE_LISTEN"]
+        pid = eventually(lambda: self._mesh.pids("services.servers"), "the service", self._mesh)[0]
+        service = psutil.Process(pid).environ()["TELLTALE_LISTEN"]
         asyncio.run(self._push(service, batch))
 
     async def _push(self, address: str, batch: SealedBatch) -> None:
         domain = self._me.spiffe_id.trust_domain
         async with self._me.channel(address, f"service.{domain}") as channel:
-            call = IngestStub(channel).Push(metadata=await call_metadata(self._me, domain))
+            metadata = await call_metadata(self._me, domain)
+            # After something was slipped in, the service starts anew.
+            call = IngestStub(channel).Push(metadata=metadata, wait_for_ready=True)
             await call.initial_metadata()
             await call.write(PushRequest(batches=[batch], certificates=self._me.credentials.certificates))
             await call.done_writing()
@@ -95,6 +98,8 @@ class Source:
                     " received_ms, batch) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                     (*key, sha256(batch.header), signer, now, batch.SerializeToString()),
                 )
+        # What it served lately it has in memory.
+        os.kill(self._mesh.pid("services.servers"), signal.SIGKILL)
 
 
 def test_a_batch_that_vanishes_in_the_domain_is_a_broken_chain(mesh: RunningMesh) -> None:

@@ -41,13 +41,18 @@ async def bearer(who: Workload, *audiences: str) -> str:
 
 
 def signed(mesh: Mesh, domain: str, who: Credentials, **changes: Any) -> str:
-    """A token by the domain's real key with any claims."""
+    """A token by the domain's real key with any claims; a span is a time from now."""
+    now = int(time.time())
+    changes = {
+        key: now + int(value.total_seconds()) if isinstance(value, timedelta) else value
+        for key, value in changes.items()
+    }
     claims: dict[str, Any] = {
         "iss": who.spiffe_id.trust_domain,
         "sub": str(who.spiffe_id),
         "aud": [mesh.trust_domain("servers")],
-        "iat": int(time.time()),
-        "exp": int(time.time()) + 600,
+        "iat": now,
+        "exp": now + 600,
         "jti": "1",
         "cnf": {"x5t#S256": confirmation(who.thumbprint)},
     }
@@ -189,9 +194,9 @@ async def test_a_token_for_another_audience_is_refused(mesh: Mesh, echo: Echo) -
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"exp": int(time.time()) - 1}, "expired"),
-        ({"exp": int(time.time()) + 3600}, "longer than 15 minutes"),
-        ({"iat": int(time.time()) + 600, "exp": int(time.time()) + 900}, "of the future"),
+        ({"exp": timedelta(seconds=-1)}, "expired"),
+        ({"exp": timedelta(hours=1)}, "longer than 15 minutes"),
+        ({"iat": timedelta(minutes=10), "exp": timedelta(minutes=15)}, "of the future"),
         ({"cnf": None}, "lacks"),
         ({"cnf": {"x5t#S256": 7}}, "bound to another certificate"),
         ({"cnf": {"x5t#S256": "\ud800"}}, "bound to another certificate"),

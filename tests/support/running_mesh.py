@@ -21,7 +21,7 @@ from tests.support.domain import free_port
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 # Generous: a machine that runs other tests beside these is slow, and none of these tests is about time.
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 100.0
 
 
 @dataclass
@@ -80,11 +80,19 @@ class RunningMesh:
 
     def pid(self, name: str) -> int:
         """Process id of a member of the mesh, by its module."""
+        found = self.pids(name)
+        if not found:
+            raise RuntimeError(f"no process {name}\n{self.logs()}")
+        return found[0]
+
+    def pids(self, name: str) -> list[int]:
+        """The same, and nothing while it starts anew."""
+        found = []
         for child in psutil.Process(self.process.pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                if name in child.cmdline():
-                    return child.pid
-        raise RuntimeError(f"no process {name}\n{self.logs()}")
+                if name in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE:
+                    found.append(child.pid)
+        return found
 
     def logs(self) -> str:
         """The last lines of every process, for a failed test."""
