@@ -34,8 +34,8 @@ class SchemasService(SchemasServicer):
         self._access.require_any(who, "push")
         digest = sha256(request.file_descriptor_set)
         if self._products.knows(digest):
-            # Every source brings every schema whenever it connects. Compiled each time, they alone would
-            # keep out a fleet that reconnects at once.
+            # A whole fleet of one older version brings the same one. Compiled each time, it alone would keep
+            # out a fleet that reconnects at once.
             self._require(self._products.schema(digest), "push")
             return RegisterSchemaResponse(sha256=digest)
         # Compiling a stranger's descriptors takes its time: not on the loop.

@@ -1,9 +1,9 @@
 """Pushes what lies in the spool to the domain service over one long stream, and forgets what is acked."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 
 import grpc
 import structlog
@@ -18,26 +18,26 @@ from telltale.api.mesh.v1.ingest_pb2 import (
     Refusal,
     RefusalReason,
 )
-from telltale.api.mesh.v1.ingest_pb2_grpc import IngestStub
 from telltale.api.mesh.v1.schemas_pb2 import RegisterSchemaRequest
 from telltale.api.mesh.v1.schemas_pb2_grpc import SchemasStub
 from telltale.errors import TelltaleError
 from telltale.identity.workload import Workload
 from telltale.naming import server_name
 from telltale.rpc.client import answered, backoff, call_metadata, stream_metadata
-from telltale.seal.sealing import sha256
+from telltale.source.answers import Ingest
 from telltale.source.drafts import Resealer
 from telltale.source.rows import Spooled
 from telltale.source.spool import Spool, is_ahead, reason_name
+from telltale.source.stream import PushStream
 
 log = structlog.get_logger(__name__)
 
 # One message of a push: batches up to this size travel together.
 _MESSAGE_BYTES = 256 << 10
 _MESSAGE_BATCHES = 256
-# Batches that may wait for their acks: bounds what is sent again after a break.
-_WINDOW = 1_024
-_CALL_SECONDS = 10.0
+# How long a call may take: twice as long at each attempt, so that a service that a whole fleet calls at once
+# answers the more of it the slower it is.
+_CALL_SECONDS, _LONGEST_CALL_SECONDS = 10.0, 120.0
 # The end of the year 9999 in Unix milliseconds: no honest domain knows a chain that began later, and a chain
 # that did could never begin anew.
 _LAST_EPOCH = 253_402_300_799_999
@@ -51,8 +51,6 @@ _SCHEMA_REFUSED = (
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 )
 
-_Key = tuple[str, int, int]
-
 
 class _Retry(Exception):
     """The stream has to be opened again."""
@@ -60,18 +58,6 @@ class _Retry(Exception):
 
 class _Contested(_Retry):
     """Another holder of this identity has begun later chains."""
-
-
-@dataclass
-class _Stream:
-    """What one Push stream has sent and not yet heard of."""
-
-    sent: dict[_Key, Spooled] = field(default_factory=dict)
-    held: set[str] = field(default_factory=set)
-    last_id: int = 0
-    certificates: set[bytes] = field(default_factory=set)
-    room: asyncio.Event = field(default_factory=asyncio.Event)
-    closing: bool = False
 
 
 class Pusher:
@@ -83,15 +69,14 @@ class Pusher:
         spool: Spool,
         address: str,
         trust_domain: str,
-        products: frozenset[str],
-        schemas: Mapping[bytes, bytes],
+        schemas: Mapping[str, bytes],
         reseal: Resealer,
     ) -> None:
+        """schemas: of each product of the source, as bytes of a FileDescriptorSet."""
         self._me = me
         self._spool = spool
         self._address = address
         self._trust_domain = trust_domain
-        self._products = products
         self._schemas = schemas
         self._reseal = reseal
         # Epochs of this source's chains, as the domain knew them when this was last connected.
@@ -124,7 +109,7 @@ class Pusher:
         while True:
             before = self.last_ack
             try:
-                await self._connect_and_push()
+                await self._connect_and_push(_patience(attempt))
                 attempt = 0
                 continue
             except* (aio.AioRpcError, TelltaleError, _Retry, TimeoutError) as broken:
@@ -139,15 +124,16 @@ class Pusher:
             self._unreachable.set()
             await asyncio.sleep(backoff(attempt))
 
-    async def _connect_and_push(self) -> None:
+    async def _connect_and_push(self, patience: float) -> None:
+        """Returns when batches that were held back are to be tried again. patience: seconds for each call."""
         name = server_name("service", self._trust_domain)
         channel = self._me.channel(self._address, name)
         try:
-            stub = IngestStub(channel)
+            ingest = Ingest(channel)
             # Fetched anew for each call: the channel shows the certificate of the moment, the token is its.
             metadata = await call_metadata(self._me, self._trust_domain)
             known = answered(
-                await stub.Chains(ChainsRequest(), metadata=metadata, timeout=_CALL_SECONDS), self._address
+                await ingest.Chains(ChainsRequest(), metadata=metadata, timeout=patience), self._address
             )
             heads = self._plausible(known.chains)
             self._known = {head.product: head.epoch for head in heads}
@@ -158,122 +144,137 @@ class Pusher:
             late = await self._spool.reseal_late(heads, now_ms, self._reseal)
             if late:
                 log.info("sealed again what was sealed without a valid certificate", products=late)
-            schemas = SchemasStub(channel)
-            for data in self._schemas.values():
-                request = RegisterSchemaRequest(file_descriptor_set=data)
-                metadata = await call_metadata(self._me, self._trust_domain)
-                try:
-                    await schemas.Register(request, metadata=metadata, timeout=_CALL_SECONDS)
-                except aio.AioRpcError as refused:
-                    if refused.code() not in _SCHEMA_REFUSED:
-                        raise
-                    log.warning("schema refused", service=self._address, reason=refused.details())
-            # One stream after another, each with its own token. What was held back needs its schema first.
-            while not await self._push(stub):
+            # One stream after another, each with its own token.
+            told: set[str] = set()
+            held: frozenset[str] = frozenset()
+            while True:
+                unknown, held = await self._push(ingest, patience, held, frozenset(told))
                 self._spool.release()
+                if not unknown and held:
+                    return
+                for product in sorted(unknown):
+                    await self._register(channel, product, patience)
+                told |= unknown
         finally:
             await channel.close(None)
+
+    async def _register(self, channel: aio.Channel, product: str, patience: float) -> None:
+        """Tells the domain of a schema. One that it does not take holds up its own product only."""
+        request = RegisterSchemaRequest(file_descriptor_set=self._schemas[product])
+        metadata = await call_metadata(self._me, self._trust_domain)
+        try:
+            await SchemasStub(channel).Register(request, metadata=metadata, timeout=patience)
+        except aio.AioRpcError as refused:
+            if refused.code() not in _SCHEMA_REFUSED:
+                raise
+            log.warning("schema refused", service=self._address, product=product, reason=refused.details())
 
     def _plausible(self, heads: Iterable[ChainHead]) -> list[ChainHead]:
         """One head of each product of this source: what else a service claims to know only takes room."""
         found = {
             head.product: head
             for head in heads
-            if head.product in self._products and 0 < head.epoch < _LAST_EPOCH
+            if head.product in self._schemas and 0 < head.epoch < _LAST_EPOCH
         }
         return list(found.values())
 
-    async def _push(self, stub: IngestStub) -> frozenset[str]:
-        """Pushes on one stream, which ends before its token does; returns the products that it held back."""
-        stream = _Stream()
-        stream.room.set()
+    async def _push(
+        self, ingest: Ingest, patience: float, held: frozenset[str], told: frozenset[str]
+    ) -> tuple[frozenset[str], frozenset[str]]:
+        """Pushes on one stream, which ends before its token does, or for products whose schema is unknown.
+
+        held: products to hold back from the start. told: those whose schema the domain was told of, to no
+        avail if it is unknown still. Returns the products whose schema is unknown, and those held back.
+        """
+        stream = PushStream(set(held), told)
         metadata, seconds = await stream_metadata(self._me, self._trust_domain)
-        call = stub.Push(metadata=metadata)
+        call = ingest.Push(metadata=metadata)  # type: ignore[call-arg]  # the stubs want an iterator
         try:
             # A server that refuses the call ends it before its initial metadata; written to earlier,
             # the call would lose the status.
-            async with asyncio.timeout(_CALL_SECONDS):
+            async with asyncio.timeout(patience):
                 await call.initial_metadata()
             self._unreachable.clear()
             async with asyncio.TaskGroup() as tasks:
                 writer = tasks.create_task(self._write(call, stream, seconds))
                 await self._read(call, stream)
-                if not stream.closing:
+                if not stream.closing and not stream.unknown:
                     raise _Retry(f"the stream ended: {await call.details() or await call.code()}")
                 writer.cancel()
-            return frozenset(stream.held)
+            return frozenset(stream.unknown), frozenset(stream.held)
         finally:
             call.cancel()
 
     async def _write(
-        self, call: "aio.StreamStreamCall[PushRequest, PushResponse]", stream: _Stream, seconds: float
+        self, call: "aio.StreamStreamCall[PushRequest, PushResponse]", stream: PushStream, seconds: float
     ) -> None:
         ends = asyncio.get_running_loop().time() + seconds
         try:
             while True:
                 # Only the waiting is timed: a write that is cancelled would cancel the whole call.
-                async with asyncio.timeout_at(ends):
-                    batches = await self._next(stream)
-                request = PushRequest(certificates=_unseen(stream, batches))
+                batches: list[Spooled] = []
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(ends):
+                        batches = await self._next(stream)
+                if not batches:
+                    stream.closing = True
+                    await call.done_writing()
+                    return
+                request = PushRequest(certificates=stream.unseen(batches))
                 for spooled in batches:
                     request.batches.append(SealedBatch.FromString(spooled.batch))
                 await call.write(request)
-        except TimeoutError:
-            stream.closing = True
-            await call.done_writing()
         except asyncio.InvalidStateError:
             # The stream has ended; the reader learns why.
             return
 
-    async def _next(self, stream: _Stream) -> list[Spooled]:
-        """What is to be sent next, when there is something and room for it."""
-        while True:
+    async def _next(self, stream: PushStream) -> list[Spooled]:
+        """What is sent next, when there is something and room for it; nothing once a schema is unknown."""
+        while not stream.unknown:
             self._wake.clear()
             await stream.room.wait()
             held = frozenset(stream.held)
             batches = await self._spool.take(stream.last_id, _MESSAGE_BYTES, _MESSAGE_BATCHES, held)
             if not batches:
-                if not stream.sent and not self._wake.is_set():
+                if not stream.waits and not self._wake.is_set():
                     self._idle.set()
                 await self._wake.wait()
                 continue
             self._idle.clear()
-            stream.last_id = batches[-1].id
-            # The bytes are on disk; here they would only fill memory until the ack.
-            stream.sent.update({_key(one): replace(one, batch=b"", certificates=()) for one in batches})
-            if len(stream.sent) >= _WINDOW:
-                stream.room.clear()
+            stream.send(batches)
             return batches
+        return []
 
-    async def _read(self, call: "aio.StreamStreamCall[PushRequest, PushResponse]", stream: _Stream) -> None:
+    async def _read(
+        self, call: "aio.StreamStreamCall[PushRequest, PushResponse]", stream: PushStream
+    ) -> None:
         async for response in call:
             # gRPC yields None for what does not parse.
             if not isinstance(response, PushResponse):
                 raise _Retry("the service answered with what is no response")
-            answered = [
-                stream.sent.pop((ack.product, ack.epoch, ack.sequence), None) for ack in response.acks
-            ]
-            acked = [spooled.id for spooled in answered if spooled is not None]
+            found = [stream.answered(ack) for ack in response.acks]
+            acked = [spooled.id for spooled in found if spooled is not None]
             if acked:
                 await self._spool.forget(acked)
                 self.last_ack = time.time()
             for refusal in response.refusals:
-                key = refusal.product, refusal.epoch, refusal.sequence
-                if (spooled := stream.sent.pop(key, None)) is not None:
+                if (spooled := stream.answered(refusal)) is not None:
                     await self._refused(stream, spooled, refusal)
-            if len(stream.sent) < _WINDOW:
-                stream.room.set()
-            if not stream.sent:
+            if not stream.waits:
                 self._wake.set()
 
-    async def _refused(self, stream: _Stream, spooled: Spooled, refusal: Refusal) -> None:
+    async def _refused(self, stream: PushStream, spooled: Spooled, refusal: Refusal) -> None:
         # It goes into a log on the host, which is not the service's to fill.
         reason, detail = reason_name(refusal), refusal.detail[:_LONGEST_DETAIL]
         if not refusal.final:
-            if spooled.product in stream.held:
+            if spooled.product in stream.held | stream.unknown:
                 return
             if refusal.reason == RefusalReason.REFUSAL_REASON_UNKNOWN_SCHEMA:
-                # Its batches wait for the next stream, and a service that knows the schema; others go on.
+                if spooled.product in self._schemas and spooled.product not in stream.told:
+                    stream.unknown.add(spooled.product)
+                    self._wake.set()
+                    return
+                # Its batches wait for the next connection, and a service that knows the schema; others go on.
                 stream.held.add(spooled.product)
                 log.warning("product held back", product=spooled.product, detail=detail)
                 return
@@ -304,20 +305,8 @@ class Pusher:
             log.warning("chain starts anew: this clock was ahead", product=refused.product)
 
 
-def _key(spooled: Spooled) -> _Key:
-    return spooled.product, spooled.epoch, spooled.sequence
-
-
-def _unseen(stream: _Stream, batches: list[Spooled]) -> list[bytes]:
-    """Certificates that this stream has not carried yet."""
-    new = []
-    for spooled in batches:
-        for der in spooled.certificates:
-            digest = sha256(der)
-            if digest not in stream.certificates:
-                stream.certificates.add(digest)
-                new.append(der)
-    return new
+def _patience(attempt: int) -> float:
+    return min(_LONGEST_CALL_SECONDS, _CALL_SECONDS * 2.0 ** min(attempt, 16))
 
 
 def _reason(broken: BaseExceptionGroup[BaseException]) -> str:

@@ -88,8 +88,7 @@ class Source:
             self._spool,
             settings.address,
             settings.trust_domain,
-            frozenset(self._contracts),
-            {schema.sha256: schema.data for schema in self._schemas.values()},
+            {name: schema.data for name, schema in self._schemas.items()},
             self._reseal,
         )
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)

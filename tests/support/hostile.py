@@ -17,7 +17,14 @@ from google.protobuf.message_factory import GetMessageClass
 from telltale import wire
 from telltale.api.mesh.v1.authority_pb2 import IssueTokenRequest, IssueTokenResponse
 from telltale.api.mesh.v1.batch_pb2 import Header, SealedBatch
-from telltale.api.mesh.v1.ingest_pb2 import Ack, ChainsResponse, PushRequest, PushResponse, Refusal
+from telltale.api.mesh.v1.ingest_pb2 import (
+    Ack,
+    ChainsResponse,
+    PushRequest,
+    PushResponse,
+    Refusal,
+    RefusalReason,
+)
 from telltale.identity.keys import thumbprint
 from telltale.identity.workload import Workload
 from telltale.rpc.auth import Authenticator, CertificateAuthenticator, caller
@@ -99,6 +106,21 @@ def _flood(request: PushRequest) -> Iterator[bytes]:
         yield flood
 
 
+def _empty_acks(request: PushRequest) -> Iterator[bytes]:
+    """Millions of them in one message."""
+    yield wire.field(1, b"") * (4 << 20)
+
+
+def _unknown_schemas(request: PushRequest) -> Iterator[bytes]:
+    """Asks for schemas, again and again."""
+    reason = RefusalReason.REFUSAL_REASON_UNKNOWN_SCHEMA
+    refusals = [
+        Refusal(product=ack.product, epoch=ack.epoch, sequence=ack.sequence, reason=reason)
+        for ack in _honest(request).acks
+    ]
+    yield PushResponse(refusals=refusals).SerializeToString() + ORDERS
+
+
 def _rubbish(request: PushRequest) -> Iterator[bytes]:
     yield b"\xff" * 1_000
 
@@ -107,7 +129,15 @@ def _too_large(request: PushRequest) -> Iterator[bytes]:
     yield wire.field(1_000, bytes(9 << 20))
 
 
-HOSTILITIES: tuple[Answers, ...] = (_nonsense, _of_its_own_batches, _flood, _rubbish, _too_large)
+HOSTILITIES: tuple[Answers, ...] = (
+    _nonsense,
+    _of_its_own_batches,
+    _flood,
+    _empty_acks,
+    _unknown_schemas,
+    _rubbish,
+    _too_large,
+)
 
 
 @dataclass
