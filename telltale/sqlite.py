@@ -65,12 +65,17 @@ class Database:
         prepare: Callable[[sqlite3.Connection], Any] | None = None,
         *,
         page_bytes: int = _PAGE_BYTES,
+        committed: Callable[[sqlite3.Connection], Any] | None = None,
     ) -> None:
-        """prepare: is run behind the schema, in its transaction: brings a file of an earlier version up."""
+        """prepare: is run behind the schema, in its transaction: brings a file of an earlier version up.
+
+        committed: is run in the writing thread after each commit, before it is answered; reads only.
+        """
         self._path = path
         self._schema = tuple(schema)
         self._prepare = prepare
         self._page_bytes = page_bytes
+        self._committed = committed
         self._jobs: queue.SimpleQueue[
             tuple[Callable[[sqlite3.Connection], Any], asyncio.Future[Any]] | None
         ] = queue.SimpleQueue()
@@ -203,6 +208,12 @@ class Database:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
             return [(future, None, cause) for _, future in group]
+        if self._committed is not None:
+            try:
+                self._committed(connection)
+            except sqlite3.Error as failed:
+                # What was changed is durable all the same; that the file is damaged is said of it.
+                self._failure("read", failed)
         return outcomes
 
     def _change(

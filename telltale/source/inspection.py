@@ -11,7 +11,8 @@ from google.protobuf.message import DecodeError
 
 from telltale.api.mesh.v1.batch_pb2 import HoleReason, LossReason
 from telltale.errors import NotFound, Unavailable
-from telltale.source.rows import ROW_BYTES, header_of
+from telltale.source.rows import header_of
+from telltale.source.waiting import ROW_BYTES
 from telltale.sqlite import connect
 
 _CHAINS = f"""

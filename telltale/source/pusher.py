@@ -26,8 +26,9 @@ from telltale.naming import server_name
 from telltale.rpc.client import answered, backoff, call_metadata, stream_metadata
 from telltale.source.answers import Ingest
 from telltale.source.drafts import Resealer
+from telltale.source.keeping import is_ahead
 from telltale.source.rows import Spooled
-from telltale.source.spool import Spool, is_ahead, reason_name
+from telltale.source.spool import Spool, reason_name
 from telltale.source.stream import PushStream
 
 log = structlog.get_logger(__name__)

@@ -1,7 +1,4 @@
-"""Sealing again what waits in a spool: a whole chain anew, or batches in their places.
-
-Each function returns by how many bytes the spool has grown.
-"""
+"""Sealing again what waits in a spool: a whole chain anew, or batches in their places."""
 
 import sqlite3
 
@@ -12,9 +9,8 @@ from telltale.source import declarations, rows
 from telltale.source.drafts import Draft, Resealer
 
 
-def in_place(db: sqlite3.Connection, product: str, first: int, reseal: Resealer) -> int:
+def in_place(db: sqlite3.Connection, product: str, first: int, reseal: Resealer) -> None:
     """Seals the batches of a chain from one on again, with the same places."""
-    grown = 0
     mine = "SELECT id FROM batches WHERE product = ? AND id >= ? ORDER BY id"
     previous: bytes | None = None
     for (identifier,) in db.execute(mine, (product, first)).fetchall():
@@ -25,18 +21,16 @@ def in_place(db: sqlite3.Connection, product: str, first: int, reseal: Resealer)
         before = header.previous_header_sha256 if previous is None else previous
         draft = Draft(epoch, sequence, before, tuple(header.holes))
         sealed = reseal(draft, SealedBatch.FromString(encoded))
-        grown += rows.replace(db, identifier, sealed.batch.SerializeToString(), sealed.certificates)
+        rows.replace(db, identifier, sealed.batch.SerializeToString(), sealed.certificates)
         rows.mark(db, identifier, product, late=sealed.late)
         previous = sha256(sealed.batch.header)
         head = rows.head(db, product)
         if head is not None and (head.epoch, head.sequence) == (epoch, sequence):
             rows.set_head(db, product, Head(epoch, sequence, previous))
-    return grown
 
 
-def anew(db: sqlite3.Connection, product: str, epoch: int, reseal: Resealer) -> int:
+def anew(db: sqlite3.Connection, product: str, epoch: int, reseal: Resealer) -> None:
     """Starts a product's chain anew, and seals what waits of it again."""
-    grown = 0
     # Only the names: the batches together may be more than memory holds.
     mine = "SELECT id FROM batches WHERE product = ? ORDER BY id"
     identifiers = db.execute(mine, (product,)).fetchall()
@@ -49,9 +43,9 @@ def anew(db: sqlite3.Connection, product: str, epoch: int, reseal: Resealer) -> 
         lost_records += sum(hole.records for hole in rows.header_of(encoded).holes)
         draft = Draft(epoch, head.sequence + 1, head.header_sha256)
         sealed = reseal(draft, SealedBatch.FromString(encoded))
-        grown -= rows.delete(db, identifier)
+        rows.delete(db, [identifier])
         row = (product, epoch, draft.sequence, sealed.records, sheddable, sealed.batch.SerializeToString())
-        grown += rows.insert(db, row, sealed.certificates, late=sealed.late)
+        rows.insert(db, row, sealed.certificates, late=sealed.late)
         head = Head(epoch, draft.sequence, sha256(sealed.batch.header))
     rows.set_head(db, product, head)
     # The new chain starts at 1 and cannot name holes of the old one; their records are declared as lost.
@@ -59,4 +53,3 @@ def anew(db: sqlite3.Connection, product: str, epoch: int, reseal: Resealer) -> 
         detail = "batches were given up before the chain began anew"
         loss = Loss(records=lost_records, reason=LossReason.LOSS_REASON_BOUND, detail=detail)
         declarations.add_loss(db, product, loss)
-    return grown

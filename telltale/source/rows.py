@@ -4,7 +4,7 @@ import contextlib
 import json
 import sqlite3
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -13,7 +13,7 @@ from telltale.api.mesh.v1.batch_pb2 import Header, Hole, HoleReason, Loss, LossR
 from telltale.api.mesh.v1.ingest_pb2 import ChainHead
 from telltale.seal.chain import Head
 from telltale.seal.sealing import sha256
-from telltale.source import declarations
+from telltale.source import declarations, waiting
 from telltale.sqlite import add_column
 
 SCHEMA = (
@@ -34,13 +34,12 @@ SCHEMA = (
         product TEXT NOT NULL, epoch INTEGER NOT NULL, sequence INTEGER NOT NULL, records INTEGER NOT NULL,
         reason TEXT NOT NULL, detail TEXT NOT NULL, time TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
     ) STRICT""",
+    # Products whose chains begin anew as soon as it is known what the domain has of them.
+    "CREATE TABLE IF NOT EXISTS renewals (product TEXT PRIMARY KEY) STRICT",
     *declarations.SCHEMA,
 )
 # Of so many signers nobody looks whether their batches have all gone.
 _SPARE_CERTIFICATES = 64
-# What a row takes beside the batch's own bytes.
-ROW_BYTES = 256
-_COUNT = f"SELECT coalesce(sum(length(batch) + {ROW_BYTES}), 0) FROM batches"
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,10 @@ class Spooled:
     damaged: bool = False
 
 
-def upgrade(db: sqlite3.Connection) -> None:
-    """Brings a file of an earlier version up."""
+def prepare(db: sqlite3.Connection) -> None:
+    """Brings a file of an earlier version up, and begins to count what waits."""
     add_column(db, "batches", "checksum", "INTEGER")
+    waiting.begin(db)
 
 
 def insert(
@@ -70,8 +70,8 @@ def insert(
     certificates: Sequence[bytes],
     *,
     late: bool = False,
-) -> int:
-    """Keeps a batch (product, epoch, sequence, records, sheddable, bytes); returns the bytes it takes."""
+) -> None:
+    """Keeps a batch (product, epoch, sequence, records, sheddable, bytes)."""
     names = _keep_certificates(db, certificates)
     cursor = db.execute(
         "INSERT INTO batches (product, epoch, sequence, records, sheddable, batch, certificates, checksum)"
@@ -79,7 +79,6 @@ def insert(
         (*row, names, zlib.crc32(row[-1])),
     )
     mark(db, cursor.lastrowid or 0, row[0], late=late)
-    return len(row[-1]) + ROW_BYTES
 
 
 def mark(db: sqlite3.Connection, identifier: int, product: str, *, late: bool) -> None:
@@ -90,15 +89,13 @@ def mark(db: sqlite3.Connection, identifier: int, product: str, *, late: bool) -
         db.execute("DELETE FROM late WHERE id = ?", (identifier,))
 
 
-def replace(db: sqlite3.Connection, identifier: int, batch: bytes, certificates: Sequence[bytes]) -> int:
-    """Puts another batch into the place of one; returns by how many bytes it is larger."""
-    (before,) = db.execute("SELECT length(batch) FROM batches WHERE id = ?", (identifier,)).fetchone()
+def replace(db: sqlite3.Connection, identifier: int, batch: bytes, certificates: Sequence[bytes]) -> None:
+    """Puts another batch into the place of one."""
     names = _keep_certificates(db, certificates)
     db.execute(
         "UPDATE batches SET batch = ?, certificates = ?, checksum = ? WHERE id = ?",
         (batch, names, zlib.crc32(batch), identifier),
     )
-    return len(batch) - int(before)
 
 
 def late(db: sqlite3.Connection) -> list[tuple[str, int]]:
@@ -117,18 +114,23 @@ def place(db: sqlite3.Connection, identifier: int) -> tuple[int, int]:
     return epoch, sequence
 
 
-def delete(db: sqlite3.Connection, identifier: int) -> int:
-    """Drops a batch; returns the bytes that it took, 0 when it was not there."""
-    row = db.execute("SELECT length(batch) FROM batches WHERE id = ?", (identifier,)).fetchone()
-    if row is None:
-        return 0
-    db.execute("DELETE FROM batches WHERE id = ?", (identifier,))
-    db.execute("DELETE FROM late WHERE id = ?", (identifier,))
-    return int(row[0]) + ROW_BYTES
+def delete(db: sqlite3.Connection, identifiers: Iterable[int]) -> None:
+    """Drops batches, as far as they are there."""
+    for identifier in identifiers:
+        db.execute("DELETE FROM batches WHERE id = ?", (identifier,))
+        db.execute("DELETE FROM late WHERE id = ?", (identifier,))
 
 
-def count_bytes(db: sqlite3.Connection) -> int:
-    return int(db.execute(_COUNT).fetchone()[0])
+def wish_anew(db: sqlite3.Connection, product: str) -> None:
+    """A product's chain is to begin anew, if it has one."""
+    db.execute("INSERT OR IGNORE INTO renewals SELECT product FROM chains WHERE product = ?", (product,))
+
+
+def wished_anew(db: sqlite3.Connection) -> list[str]:
+    """Products whose chains are to begin anew; they are not asked for again."""
+    wished = db.execute("SELECT product FROM renewals").fetchall()
+    db.execute("DELETE FROM renewals")
+    return [product for (product,) in wished]
 
 
 def damaged(db: sqlite3.Connection, product: str) -> list[int]:
@@ -172,18 +174,18 @@ def declare_missing(db: sqlite3.Connection, strays: object) -> None:
     unknown = Loss(reason=LossReason.LOSS_REASON_FAILURE, detail=detail)
     for (product,) in db.execute("SELECT product FROM chains UNION SELECT product FROM batches").fetchall():
         declarations.add_loss(db, product, unknown)
-        waiting = db.execute(
+        rest = db.execute(
             "SELECT epoch, sequence, batch FROM batches WHERE product = ? ORDER BY id", (product,)
         ).fetchall()
         known = head(db, product)
-        if waiting and (known is None or waiting[-1][:2] > (known.epoch, known.sequence)):
-            epoch, sequence, batch = waiting[-1]
+        if rest and (known is None or rest[-1][:2] > (known.epoch, known.sequence)):
+            epoch, sequence, batch = rest[-1]
             with contextlib.suppress(DecodeError):
                 known = Head(epoch, sequence, sha256(SealedBatch.FromString(batch).header))
                 set_head(db, product, known)
-        if not waiting or known is None:
+        if not rest or known is None:
             continue
-        there = {sequence for epoch, sequence, _ in waiting if epoch == known.epoch}
+        there = {sequence for epoch, sequence, _ in rest if epoch == known.epoch}
         for sequence in range(min(there, default=known.sequence + 1), known.sequence + 1):
             if sequence not in there:
                 reason = HoleReason.HOLE_REASON_DAMAGED

@@ -22,8 +22,9 @@ from telltale.errors import InvalidInput
 from telltale.identity.workload import Workload
 from telltale.seal.sealing import seal
 from telltale.source.drafts import Draft, Sealed
+from telltale.source.keeping import SpoolFull
 from telltale.source.pusher import Pusher
-from telltale.source.spool import Spool, SpoolFull, Usage
+from telltale.source.spool import Spool, Usage
 from telltale.wire import fields
 
 # A batch is closed at these sizes: large enough to carry its fixed cost, small enough to move quickly.

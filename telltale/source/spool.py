@@ -6,24 +6,21 @@ A chain's epoch, sequence and previous digest commit together with the batch and
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
 import structlog
 from google.protobuf.message import DecodeError
 
-from telltale.api.mesh.v1.batch_pb2 import Header, Hole, HoleReason, Loss
+from telltale.api.mesh.v1.batch_pb2 import HoleReason, Loss
 from telltale.api.mesh.v1.ingest_pb2 import ChainHead, Refusal, RefusalReason
-from telltale.errors import Damaged, Unavailable
+from telltale.errors import Damaged
 from telltale.salvage import mark, open_or_recover
-from telltale.seal.chain import Head
-from telltale.seal.sealing import sha256
-from telltale.seal.verify import MAX_FUTURE
-from telltale.source import declarations, resealing, rows
-from telltale.source.drafts import Draft, Resealer, Sealer
+from telltale.source import declarations, keeping, resealing, rows, waiting
+from telltale.source.drafts import Resealer, Sealer
+from telltale.source.mark import Mark, MarkFile, declare_lost
 from telltale.source.rows import Spooled
 from telltale.sqlite import Database
 
@@ -31,7 +28,6 @@ log = structlog.get_logger(__name__)
 
 # Refusals that `refused` remembers for people.
 _MAX_REFUSED = 1000
-_MAX_AHEAD_MS = MAX_FUTURE // timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True)
@@ -44,20 +40,15 @@ class Usage:
     pending_holes: int
 
 
-_T = TypeVar("_T")
-
-
-class SpoolFull(Exception):
-    """The batch does not fit, and nothing that may be shed would make room."""
-
-
 class Spool:
     """The batches of one source on disk. Use as `async with`; one process at a time."""
 
     def __init__(self, path: Path, max_bytes: int) -> None:
         self._path = path
-        self._database = Database(path, rows.SCHEMA, rows.upgrade)
+        self._database = Database(path, rows.SCHEMA, rows.prepare, committed=self._note)
+        self._mark = MarkFile(path.with_suffix(".mark"))
         self._max_bytes = max_bytes
+        # As of the last commit. Set in the writing thread.
         self._bytes = 0
         self._in_flight = 0
 
@@ -65,16 +56,26 @@ class Spool:
         """Recovers what can be read of a damaged file; what it may lack is declared with the next batches."""
         await open_or_recover(self._database, self._path, rows.SCHEMA, rows.declare_missing)
         try:
-            self._bytes = await self._database.read(rows.count_bytes)
+            left = await asyncio.to_thread(self._mark.open)
+            missing = await self._database.write(lambda db: declare_lost(db, left) if left else [])
         except BaseException as failed:
-            await self._database.__aexit__(None, None, None)
+            await self.__aexit__()
             if isinstance(failed, Damaged):
                 await asyncio.to_thread(mark, self._path)
             raise
+        for one in missing:
+            log.error(
+                "the spool's file lost what was kept in it; it is declared",
+                file=str(self._path),
+                product=one.product,
+                batches=one.batches,
+                records=one.records,
+            )
         return self
 
     async def __aexit__(self, *exception: object) -> None:
         await self._database.__aexit__(None, None, None)
+        self._mark.close()
 
     async def watch(self) -> None:
         """Raises Damaged once the file is malformed: its owner ends, and recovers it at its next start."""
@@ -103,15 +104,23 @@ class Spool:
             for loss in losses:
                 declarations.add_loss(db, product, loss)
             for seal in seals:
-                counts = self._append_one(db, product, epoch, seal, sheddable)
+                counts = keeping.append(
+                    db,
+                    product,
+                    epoch,
+                    seal,
+                    sheddable=sheddable,
+                    max_bytes=self._max_bytes,
+                    in_flight=self._in_flight,
+                )
                 shed, declared = shed + counts[0], declared + counts[1]
             return shed, declared
 
-        return await self._write(change)
+        return await self._database.write(change)
 
     async def lose(self, product: str, loss: Loss) -> None:
         """Remembers records that could not be kept, until the product's next batch declares them."""
-        await self._write(lambda db: declarations.add_loss(db, product, loss))
+        await self._database.write(lambda db: declarations.add_loss(db, product, loss))
 
     async def take(
         self, last_id: int, max_bytes: int, max_batches: int, without: frozenset[str] = frozenset()
@@ -123,13 +132,13 @@ class Spool:
             found = rows.after(db, last_id, max_bytes, max_batches, without)
             while damaged := [one for one in found if one.damaged]:
                 for product in {one.product for one in damaged}:
-                    self._give_up_damaged(db, product)
+                    keeping.give_up_damaged(db, product)
                 found = rows.after(db, last_id, max_bytes, max_batches, without)
             if found:
                 self._in_flight = found[-1].id
             return found
 
-        return await self._write(change)
+        return await self._database.write(change)
 
     def release(self) -> None:
         """Nothing is on its way any more."""
@@ -143,7 +152,7 @@ class Spool:
 
     async def forget(self, identifiers: Sequence[int]) -> None:
         """Drops acked batches."""
-        await self._write(lambda db: self._drop(db, identifiers))
+        await self._database.write(lambda db: rows.delete(db, identifiers))
 
     async def refuse(self, spooled: Spooled, refusal: Refusal) -> None:
         """Gives a batch up that the domain refused for good, and declares the hole with the next batch."""
@@ -152,7 +161,7 @@ class Spool:
             row = db.execute("SELECT records FROM batches WHERE id = ?", (spooled.id,)).fetchone()
             if row is None:
                 return
-            self._give_up(db, spooled.id, HoleReason.HOLE_REASON_REFUSED)
+            keeping.give_up(db, spooled.id, HoleReason.HOLE_REASON_REFUSED)
             db.execute(
                 "INSERT INTO refused (product, epoch, sequence, records, reason, detail)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
@@ -169,31 +178,15 @@ class Spool:
                 "DELETE FROM refused WHERE rowid <= (SELECT max(rowid) FROM refused) - ?", (_MAX_REFUSED,)
             )
 
-        await self._write(change)
+        await self._database.write(change)
 
     async def rechain(self, known: Sequence[ChainHead], epoch: int, reseal: Resealer) -> list[str]:
         """Starts chains anew that lie behind or beside what the domain knows, and seals their batches again.
 
-        This happens when the spool was lost, restored from a copy, or made under a clock in the past.
-        Returns the products whose chains were started anew.
+        This happens when the spool was lost, restored from a copy, or made under a clock in the past. So do
+        those that have lost what had no ack. Returns the products whose chains were started anew.
         """
-
-        def change(db: sqlite3.Connection) -> list[str]:
-            renewed = []
-            for head in known:
-                mine = rows.head(db, head.product)
-                if mine is None:
-                    next_epoch = max(epoch, head.epoch + 1)
-                elif (mine.epoch, mine.sequence) < (head.epoch, head.sequence) or rows.left(db, head):
-                    next_epoch = max(epoch, head.epoch + 1)
-                else:
-                    continue
-                self._give_up_damaged(db, head.product)
-                self._bytes += resealing.anew(db, head.product, next_epoch, reseal)
-                renewed.append(head.product)
-            return renewed
-
-        return await self._write(change)
+        return await self._database.write(lambda db: keeping.rechain(db, known, epoch, reseal))
 
     async def reseal_late(self, known: Sequence[ChainHead], epoch: int, reseal: Resealer) -> list[str]:
         """Seals again, each in its place, what was sealed when its certificate was not valid.
@@ -208,15 +201,15 @@ class Spool:
             products = []
             for product, first in rows.late(db):
                 place, refused = rows.place(db, first), heads.get(product, (0, 0))
-                self._give_up_damaged(db, product)
+                keeping.give_up_damaged(db, product)
                 if place <= refused:
-                    self._renew(db, product, epoch, refused[0], reseal)
+                    keeping.renew(db, product, epoch, refused[0], reseal)
                 else:
-                    self._bytes += resealing.in_place(db, product, first, reseal)
+                    resealing.in_place(db, product, first, reseal)
                 products.append(product)
             return products
 
-        return await self._write(change)
+        return await self._database.write(change)
 
     async def renew(self, product: str, epoch: int, known_epoch: int, reseal: Resealer) -> None:
         """Starts a product's chain anew, and seals its batches again.
@@ -225,7 +218,7 @@ class Spool:
         so far ahead of `epoch`, the time in Unix milliseconds, that no domain has taken it.
         """
 
-        await self._write(lambda db: self._renew(db, product, epoch, known_epoch, reseal))
+        await self._database.write(lambda db: keeping.renew(db, product, epoch, known_epoch, reseal))
 
     async def is_late(self, identifier: int) -> bool:
         """Whether a batch was sealed when its signer's certificate was not valid."""
@@ -250,103 +243,10 @@ class Spool:
 
         return await self._database.read(question)
 
-    async def _write(self, change: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Writes, and keeps the count of bytes true when what was written is gone again."""
-
-        def counted(db: sqlite3.Connection) -> _T:
-            before = self._bytes
-            try:
-                return change(db)
-            except BaseException:
-                self._bytes = before
-                raise
-
-        def recount(db: sqlite3.Connection) -> None:
-            self._bytes = rows.count_bytes(db)
-
-        try:
-            return await self._database.write(counted)
-        except Unavailable:
-            # A whole group of changes is gone. In the writing thread, in turn with the changes that count.
-            with contextlib.suppress(Unavailable):
-                await self._database.write(recount)
-            raise
-
-    def _append_one(
-        self, db: sqlite3.Connection, product: str, epoch: int, seal: Sealer, sheddable: bool
-    ) -> tuple[int, int]:
-        """How many batches were shed for one more, and how many holes it declares."""
-        head = rows.head(db, product) or Head(epoch, 0, b"")
-        shed = 0
-        while True:
-            holes = declarations.holes(db, product)
-            losses = declarations.losses(db, product)
-            sealed = seal(Draft(head.epoch, head.sequence + 1, head.header_sha256, holes, losses))
-            encoded = sealed.batch.SerializeToString()
-            made = self._make_room(db, len(encoded) + rows.ROW_BYTES)
-            if not made:
-                break
-            # What was shed may be of this very chain: sealed again, this batch declares it.
-            shed += made
-        rows.set_head(db, product, Head(head.epoch, head.sequence + 1, sha256(sealed.batch.header)))
-        row = (product, head.epoch, head.sequence + 1, sealed.records, int(sheddable), encoded)
-        self._bytes += rows.insert(db, row, sealed.certificates, late=sealed.late)
-        declarations.made(db, product, holes)
-        return shed, len(holes)
-
-    def _make_room(self, db: sqlite3.Connection, wanted: int) -> int:
-        """Sheds what it must, oldest first, and returns how many batches that were."""
-        shed = 0
-        while self._bytes + wanted > self._max_bytes:
-            row = db.execute(
-                "SELECT id FROM batches WHERE sheddable AND id > ? ORDER BY id LIMIT 1", (self._in_flight,)
-            ).fetchone()
-            if row is None:
-                raise SpoolFull
-            self._give_up(db, row[0], HoleReason.HOLE_REASON_SHED)
-            shed += 1
-        return shed
-
-    def _give_up(self, db: sqlite3.Connection, identifier: int, reason: HoleReason) -> None:
-        """Drops a batch, to be declared later: itself, and whatever it would have declared."""
-        product, sequence, records, encoded = db.execute(
-            "SELECT product, sequence, records, batch FROM batches WHERE id = ?", (identifier,)
-        ).fetchone()
-        try:
-            header = rows.header_of(encoded)
-        except DecodeError:
-            # Damaged. What it would have declared is lost with it, and missing in its chain.
-            header = Header()
-        self._drop(db, [identifier])
-        for hole in header.holes:
-            declarations.add_hole(db, product, hole)
-        for loss in header.losses:
-            declarations.add_loss(db, product, loss)
-        own = Hole(first_sequence=sequence, last_sequence=sequence, records=records, reason=reason)
-        declarations.add_hole(db, product, own)
-
-    def _give_up_damaged(self, db: sqlite3.Connection, product: str) -> None:
-        for identifier in rows.damaged(db, product):
-            log.error("a batch in the spool is damaged and given up", product=product, file=str(self._path))
-            self._give_up(db, identifier, HoleReason.HOLE_REASON_DAMAGED)
-
-    def _drop(self, db: sqlite3.Connection, identifiers: Sequence[int]) -> None:
-        for identifier in identifiers:
-            self._bytes -= rows.delete(db, identifier)
-
-    def _renew(
-        self, db: sqlite3.Connection, product: str, epoch: int, known_epoch: int, reseal: Resealer
-    ) -> None:
-        mine = rows.head(db, product)
-        if mine is not None:
-            self._give_up_damaged(db, product)
-            before = known_epoch if is_ahead(mine.epoch, epoch) else mine.epoch
-            self._bytes += resealing.anew(db, product, max(epoch, before + 1), reseal)
-
-
-def is_ahead(epoch: int, now_ms: int) -> bool:
-    """Whether a chain began so far ahead of a clock that a domain with the same clock refuses it."""
-    return epoch > now_ms + _MAX_AHEAD_MS
+    def _note(self, db: sqlite3.Connection) -> None:
+        """Runs after each commit, in the writing thread."""
+        self._bytes = waiting.total_bytes(db)
+        self._mark.write(Mark.of(db))
 
 
 def reason_name(refusal: Refusal) -> str:

@@ -19,7 +19,15 @@ from tests.support.running_mesh import environment
 pytestmark = pytest.mark.timeout(180)
 
 # What an agent's directory holds; nothing that a server says adds another file.
-FILES = {"identity.pem", "spool.db", "spool.db-shm", "spool.db-wal", "status.json", "positions"}
+FILES = {
+    "identity.pem",
+    "spool.db",
+    "spool.db-shm",
+    "spool.db-wal",
+    "spool.mark",
+    "status.json",
+    "positions",
+}
 
 
 @pytest.fixture
