@@ -5,8 +5,6 @@ Offsets grow over the whole file; within a product they increase and have gaps.
 """
 
 import asyncio
-import contextlib
-import secrets
 import sqlite3
 import time
 from collections import OrderedDict
@@ -22,13 +20,13 @@ from opentelemetry import metrics
 from telltale import salvage
 from telltale.api.mesh.v1.batch_pb2 import Header
 from telltale.api.mesh.v1.ingest_pb2 import ChainHead
-from telltale.domain import chains, inventory, needs, retention, rows
+from telltale.domain import chains, inventory, log_identity, needs, retention, rows
 from telltale.domain.belief import BELIEVED, Belief
-from telltale.domain.lineage import Lineage, Verdict, judge
+from telltale.domain.log_identity import LogIdentity
 from telltale.domain.refusals import refusal, unknown_schema, unready
 from telltale.domain.rows import COLUMNS, Entry, Found
 from telltale.domain.tail import Tail
-from telltale.errors import BatchRefused, Damaged, Unavailable
+from telltale.errors import BatchRefused, Damaged
 from telltale.identity.distrust import Distrust
 from telltale.pages import Value
 from telltale.seal.sealing import sha256
@@ -42,8 +40,6 @@ _PAGE_BYTES = 8192
 _MAX_SIGNERS = 4_096
 # Offsets of damaged batches that were told of; of more, some are told of again.
 _MAX_TOLD = 10_000
-# How often room is made for the offsets to come: one fsync, and only while the log grows.
-_MARK_SECONDS = 1.0
 # Certificates stay for so long after the last batch that could need them: it may be on its way to a reader.
 _GRACE_MS = 3_600_000
 
@@ -88,21 +84,21 @@ class ProductLog:
         self._path = path
         self._belief = Belief(distrust or Distrust())
         self._database = Database(path, _SCHEMA, rows.upgrade, page_bytes=_PAGE_BYTES)
-        self._lineage = Lineage(path.with_suffix(".seen"))
-        self._marking = asyncio.Lock()
-        # The highest offset that is durable.
-        self._last = 0
+        self._identity = LogIdentity(path, self._database)
         self._tail = Tail()
         self._told: set[int] = set()
         self._signers: OrderedDict[str, tuple[bytes, ...]] = OrderedDict()
         self._arrivals: dict[str, asyncio.Event] = {}
-        self.id = ""
+
+    @property
+    def id(self) -> str:
+        return self._identity.id
 
     async def __aenter__(self) -> Self:
         """Recovers a file that is damaged. A log that lacks what it once handed out gets another id."""
         await salvage.open_or_recover(self._database, self._path, _SCHEMA, _mend)
         try:
-            await self._take_up()
+            await self._identity.take_up()
         except BaseException as failed:
             await self._database.__aexit__(None, None, None)
             if isinstance(failed, Damaged):
@@ -112,34 +108,16 @@ class ProductLog:
 
     async def __aexit__(self, *exception: object) -> None:
         try:
-            if self._database.damaged.is_set():
-                return
-            # In the writing thread: behind everything that was appended.
-            self._last = await self._database.write(rows.last_offset)
-            await asyncio.to_thread(self._lineage.close, self.id, self._last)
-        except Unavailable as failed:
-            log.warning(
-                "the log's end is not marked; the next start takes it for a crash", reason=str(failed)
-            )
+            await self._identity.close()
         finally:
             await self._database.__aexit__(None, None, None)
 
     async def watch(self) -> None:
-        """Makes room for offsets while the log grows, for ever; raises Damaged when its file is malformed.
+        """Runs for ever, while the log is used; raises Damaged when its file is malformed.
 
         Who owns the log ends then: the next start recovers what can be read.
         """
-        damaged = self._database.damaged
-        while not damaged.is_set():
-            try:
-                await self._make_room(self._last)
-            except Unavailable as failed:
-                log.warning("no room for offsets", reason=str(failed))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_MARK_SECONDS):
-                    await damaged.wait()
-        await asyncio.to_thread(salvage.mark, self._path)
-        raise Damaged(f"{self._path} is malformed; it is recovered at the next start")
+        await self._identity.watch()
 
     def append(self, candidates: Sequence[Candidate]) -> "asyncio.Future[list[BatchRefused | None]]":
         """Keeps batches; the result comes when they are durable: None for each that is, or why it is not.
@@ -158,7 +136,7 @@ class ProductLog:
 
         def durable(done: "asyncio.Future[list[BatchRefused | None]]") -> None:
             if done.exception() is None:
-                self._last = max(self._last, reached)
+                self._identity.reached = max(self._identity.reached, reached)
                 for product, entry in kept:
                     self._tail.add(product, entry)
             self._announce({one.header.product for one in candidates})
@@ -229,7 +207,7 @@ class ProductLog:
             return Extent(earliest, max(latest, pruned), pruned)
 
         extent = await self._database.read(question)
-        await self._cover(extent.latest)
+        await self._identity.cover(extent.latest)
         return extent
 
     async def certificates_of(self, signer: str) -> tuple[bytes, ...]:
@@ -305,39 +283,6 @@ class ProductLog:
             lambda db: int(db.execute("SELECT coalesce(sum(bytes), 0) FROM sizes").fetchone()[0])
         )
 
-    async def _take_up(self) -> None:
-        mark = await asyncio.to_thread(self._lineage.read)
-
-        def change(db: sqlite3.Connection) -> tuple[str, int, Verdict]:
-            last = rows.last_offset(db)
-            row = db.execute("SELECT value FROM meta WHERE name = 'log'").fetchone()
-            known = str(row[0]) if row else ""
-            verdict = judge(mark, known, last)
-            if not known or verdict is Verdict.REPLACED:
-                known = secrets.token_hex(8)
-                db.execute("INSERT OR REPLACE INTO meta VALUES ('log', ?)", (known,))
-            if mark is not None and verdict is Verdict.CRASHED:
-                rows.skip_to(db, mark.bound)
-                last = mark.bound
-            return known, last, verdict
-
-        self.id, self._last, verdict = await self._database.write(change)
-        if verdict is Verdict.REPLACED or (mark is not None and mark.log != self.id):
-            log.error("this is not the log that was here before; it gets another id", file=str(self._path))
-        await self._make_room(self._last)
-
-    async def _cover(self, offset: int) -> None:
-        """Returns when an offset may be handed out."""
-        mark = self._lineage.mark
-        if mark is None or offset > mark.bound:
-            await self._make_room(offset)
-
-    async def _make_room(self, reached: int) -> None:
-        async with self._marking:
-            mark = self._lineage.mark
-            if mark is None or mark.log != self.id or mark.closed or reached > mark.reached:
-                await asyncio.to_thread(self._lineage.advance, self.id, reached)
-
     async def _shown(self, product: str, found: Found) -> Found:
         new = [offset for offset in found.damaged if offset not in self._told]
         if new:
@@ -347,7 +292,7 @@ class ProductLog:
             _DAMAGED.add(len(new), {"product": product})
             self._told.update(new[: _MAX_TOLD - len(self._told)])
         if found.entries:
-            await self._cover(found.entries[-1].offset)
+            await self._identity.cover(found.entries[-1].offset)
         return found
 
     def _announce(self, products: set[str]) -> None:
@@ -386,7 +331,7 @@ class ProductLog:
 def _mend(db: sqlite3.Connection, strays: Iterable[tuple[int, tuple[Value, ...]]]) -> None:
     """Of a log that was recovered: it may lack what was acked, and so is another log."""
     rows.adopt(db, strays)
-    db.execute("DELETE FROM meta WHERE name = 'log'")
+    log_identity.forget(db)
     rows.count_bytes(db)
     chains.rebuild(db)
     needs.doubt(db)

@@ -34,7 +34,7 @@ from telltale.source.stream import PushStream
 log = structlog.get_logger(__name__)
 
 # One message of a push: batches up to this size travel together.
-_MESSAGE_BYTES = 256 << 10
+_MESSAGE_BYTES = 1 << 20
 _MESSAGE_BATCHES = 256
 # How long a call may take: twice as long at each attempt, so that a service that a whole fleet calls at once
 # answers the more of it the slower it is.

@@ -20,16 +20,17 @@ from telltale.contract.product import Contract, contracts_in
 from telltale.contract.schema import Schema
 from telltale.errors import InvalidInput
 from telltale.identity.workload import Workload
-from telltale.seal.sealing import seal
+from telltale.seal.sealing import MAX_PAYLOAD_BYTES, MAX_RECORDS, seal
 from telltale.source.drafts import Draft, Sealed
 from telltale.source.keeping import SpoolFull
 from telltale.source.pusher import Pusher
 from telltale.source.spool import Spool, Usage
 from telltale.wire import fields
 
-# A batch is closed at these sizes: large enough to carry its fixed cost, small enough to move quickly.
-BATCH_RECORDS = 5_000
-BATCH_BYTES = 256 << 10
+# A batch is closed at these sizes. It costs its way mostly as a batch and not by its records, so they are the
+# contract's own; tags and lengths of the records take the rest of the bytes. Nothing waits for one to fill.
+BATCH_RECORDS = MAX_RECORDS
+BATCH_BYTES = MAX_PAYLOAD_BYTES - (64 << 10)
 # Field numbers of a product's Records message.
 _RECORDS, _REMOVED = 1, 2
 
