@@ -22,6 +22,8 @@ pytestmark = pytest.mark.timeout(180)
 FILES = {
     "identity.pem",
     "spool.db",
+    # SQLite's, while it makes the file.
+    "spool.db-journal",
     "spool.db-shm",
     "spool.db-wal",
     "spool.mark",
