@@ -10,6 +10,7 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +27,10 @@ _BUSY_SECONDS = 10.0
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 # Enough for one commit to be worth its fsync, small enough to bound what waits for it.
 _GROUP_LIMIT = 512
+# A commit of one small change costs four times the change itself: each page that it touches is written whole
+# and synced. Changes that may wait do so for this long after the last commit began; one that comes later than
+# that is alone and waits for nobody.
+_GATHER_SECONDS = 0.01
 _READERS = 2
 # SQLite's own default.
 _PAGE_BYTES = 4096
@@ -52,6 +57,8 @@ def connect(path: Path, *, read_only: bool = False, page_bytes: int = _PAGE_BYTE
     # FULL syncs the log at each commit: only then is a commit a promise.
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
+    # What a change overwrites is kept until it is through: in memory, where beyond 64 KiB it would be a file.
+    connection.execute("PRAGMA temp_store = MEMORY")
     return connection
 
 
@@ -66,16 +73,21 @@ class Database:
         *,
         page_bytes: int = _PAGE_BYTES,
         committed: Callable[[sqlite3.Connection], Any] | None = None,
+        gather_seconds: float = _GATHER_SECONDS,
     ) -> None:
         """prepare: is run behind the schema, in its transaction: brings a file of an earlier version up.
 
         committed: is run in the writing thread after each commit, before it is answered; reads only.
+        gather_seconds: from the start of one commit to the next of changes that may wait.
         """
         self._path = path
         self._schema = tuple(schema)
         self._prepare = prepare
         self._page_bytes = page_bytes
         self._committed = committed
+        self._gather_seconds = gather_seconds
+        # Set when what is gathered has to be committed at once.
+        self._hurry = threading.Event()
         self._jobs: queue.SimpleQueue[
             tuple[Callable[[sqlite3.Connection], Any], asyncio.Future[Any]] | None
         ] = queue.SimpleQueue()
@@ -110,6 +122,7 @@ class Database:
     ) -> None:
         self._closing = True
         self._jobs.put(None)
+        self._hurry.set()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
         await asyncio.to_thread(self._readers.shutdown)
@@ -128,14 +141,21 @@ class Database:
         """
         return await self.submit(change)
 
-    def submit(self, change: Callable[[sqlite3.Connection], _T]) -> "asyncio.Future[_T]":
-        """Like write, but keeps the order of calls without waiting for each."""
+    def submit(
+        self, change: Callable[[sqlite3.Connection], _T], *, may_wait: bool = False
+    ) -> "asyncio.Future[_T]":
+        """Like write, but keeps the order of calls without waiting for each.
+
+        may_wait: for a moment, so that more changes share its commit.
+        """
         future: asyncio.Future[_T] = self._loop.create_future()
         if self._closing:
             # Behind the writing thread's last job nobody would ever answer.
             future.set_exception(Unavailable(f"{self._path} is being closed; try again after the restart"))
         else:
             self._jobs.put((change, future))
+            if not may_wait or self._jobs.qsize() >= _GROUP_LIMIT:
+                self._hurry.set()
         return future
 
     async def read(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
@@ -180,9 +200,13 @@ class Database:
             raise self._failure("read", failed) from failed
 
     def _write_for_ever(self, connection: sqlite3.Connection) -> None:
-        running = True
+        running, began = True, -self._gather_seconds
         while running:
             group = [self._jobs.get()]
+            self._hurry.wait(began + self._gather_seconds - time.monotonic())
+            # Who sets it later has put a job before, which is in this group or sets it for the next in vain.
+            self._hurry.clear()
+            began = time.monotonic()
             while len(group) < _GROUP_LIMIT and not self._jobs.empty():
                 group.append(self._jobs.get())
             # Nothing comes behind the None: `submit` sees to that.

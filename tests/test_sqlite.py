@@ -40,6 +40,25 @@ async def test_changes_that_wait_together_share_one_commit(database: Database) -
     assert await numbers(database) == list(range(100))
 
 
+async def test_changes_that_may_wait_do_so_until_one_may_not(tmp_path: Path) -> None:
+    async with Database(tmp_path / "patient.db", SCHEMA, gather_seconds=3600.0) as database:
+        # Who comes alone waits for nobody.
+        await database.submit(insert(1), may_wait=True)
+        before = database.commits
+        waiting = [database.submit(insert(number), may_wait=True) for number in (2, 3)]
+        assert await numbers(database) == [1]
+        await asyncio.gather(*waiting, database.submit(insert(4)))
+        assert database.commits <= before + 1
+        assert await numbers(database) == [1, 2, 3, 4]
+
+
+async def test_what_waits_is_committed_at_the_end(tmp_path: Path) -> None:
+    async with Database(tmp_path / "patient.db", SCHEMA, gather_seconds=3600.0) as database:
+        await database.submit(insert(1), may_wait=True)
+        waiting = database.submit(insert(2), may_wait=True)
+    await waiting
+
+
 async def test_a_change_that_raises_is_rolled_back_alone(database: Database) -> None:
     def half(db: sqlite3.Connection) -> None:
         insert(2)(db)

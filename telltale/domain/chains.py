@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
 
@@ -37,8 +38,27 @@ class Place(Enum):
     AHEAD = "ahead"
 
 
-def place(db: sqlite3.Connection, header: Header, header_sha256: bytes, now_ms: int) -> Place:
-    head, missing = _chain(db, header)
+@dataclass
+class Known:
+    """What is remembered of one chain: where it ends, and what never arrived, oldest first."""
+
+    head: Head | None
+    missing: list[Range]
+
+
+def known(db: sqlite3.Connection, header: Header) -> Known:
+    """What is remembered of the chain that a batch belongs to."""
+    row = db.execute(
+        "SELECT epoch, sequence, header_sha256, missing FROM chains WHERE source = ? AND product = ?",
+        (header.source, header.product),
+    ).fetchone()
+    if row is None:
+        return Known(None, [])
+    return Known(Head(*row[:3]), [(first, last) for first, last in json.loads(row[3])])
+
+
+def place(db: sqlite3.Connection, chain: Known, header: Header, header_sha256: bytes, now_ms: int) -> Place:
+    head, missing = chain.head, chain.missing
     link = follow(head, header, header_sha256)
     if link is Link.NEXT:
         return Place.AHEAD if _begins_ahead(header, head, now_ms) else Place.NEXT
@@ -85,18 +105,20 @@ def _goes_on(db: sqlite3.Connection, header: Header, head: Head) -> bool:
     return header.sealed_time.ToNanoseconds() > began.ToNanoseconds()
 
 
-def holds(db: sqlite3.Connection, header: Header, sequence: int) -> bool:
+def holds(chain: Known, header: Header, sequence: int) -> bool:
     """Whether the chain of a header has come as far as this sequence."""
-    head, _ = _chain(db, header)
+    head = chain.head
     return head is not None and (head.epoch, head.sequence) >= (header.epoch, sequence)
 
 
-def advance(db: sqlite3.Connection, header: Header, header_sha256: bytes, now_ms: int, *, kept: bool) -> None:
+def advance(
+    db: sqlite3.Connection, chain: Known, header: Header, header_sha256: bytes, now_ms: int, *, kept: bool
+) -> None:
     """Makes a batch the head of its chain and remembers what was skipped, and itself when it is not kept.
 
     A declared hole is remembered like any other: should its batch come after all, it is not here.
     """
-    head, missing = _chain(db, header)
+    head, missing = chain.head, chain.missing
     if head is not None and header.epoch > head.epoch:
         missing = []
     first = header.sequence
@@ -155,13 +177,3 @@ def _add(missing: list[Range], skipped: Range) -> None:
     if len(missing) > _MAX_MISSING:
         # Too much is called missing then: a batch is refused rather than acked without being here.
         missing[:2] = [(missing[0][0], missing[1][1])]
-
-
-def _chain(db: sqlite3.Connection, header: Header) -> tuple[Head | None, list[Range]]:
-    row = db.execute(
-        "SELECT epoch, sequence, header_sha256, missing FROM chains WHERE source = ? AND product = ?",
-        (header.source, header.product),
-    ).fetchone()
-    if row is None:
-        return None, []
-    return Head(*row[:3]), [(first, last) for first, last in json.loads(row[3])]

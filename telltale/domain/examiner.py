@@ -20,7 +20,7 @@ from telltale.seal.verify import Verifier, check_owner, open_header
 
 
 class Examiner:
-    """Runs in a thread, one at a time."""
+    """Runs in a thread or, on little, on the event loop; one at a time."""
 
     def __init__(self, products: Products, access: Access, verifier: Verifier) -> None:
         self._products = products

@@ -36,6 +36,8 @@ _SCHEMA = (*rows.SCHEMA, *needs.SCHEMA, *chains.SCHEMA, *inventory.SCHEMA)
 # A large batch lies on many pages, each of which costs calls of its own: with twice the default it takes a
 # third less CPU. Larger still, a quiet log would write much more than it is told.
 _PAGE_BYTES = 8192
+# What is no larger is of a source that tells a little now and then: of a fleet, thousands share commits.
+_MAY_WAIT_BYTES = 16 << 10
 # Signers whose certificates stay in memory.
 _MAX_SIGNERS = 4_096
 # Offsets of damaged batches that were told of; of more, some are told of again.
@@ -141,7 +143,8 @@ class ProductLog:
                     self._tail.add(product, entry)
             self._announce({one.header.product for one in candidates})
 
-        future = self._database.submit(change)
+        size = sum(len(one.batch) for one in candidates)
+        future = self._database.submit(change, may_wait=size <= _MAY_WAIT_BYTES)
         future.add_done_callback(durable)
         return asyncio.shield(future)
 
@@ -159,7 +162,9 @@ class ProductLog:
 
     async def look(self, product: str, offset: int, max_bytes: int, max_batches: int = 1_000) -> Found:
         """Like after, and tells where batches do not hold any more, and how far retention has passed."""
-        if recent := self._tail.after(product, offset, max_bytes, max_batches):
+        recent = self._tail.after(product, offset, max_bytes, max_batches)
+        if recent is not None:
+            # Nothing, too, is known without the disk: whoever waits for the next batch asks after each.
             return await self._shown(product, Found(recent))
 
         def question(db: sqlite3.Connection) -> Found:
@@ -305,20 +310,21 @@ class ProductLog:
     ) -> BatchRefused | None:
         header = one.header
         now = time.time_ns() // 1_000_000
-        if one.follows and not chains.holds(db, header, one.follows):
+        chain = chains.known(db, header)
+        if one.follows and not chains.holds(chain, header, one.follows):
             return unready(header, one.follows)
-        place = chains.place(db, header, one.header_sha256, now)
+        place = chains.place(db, chain, header, one.header_sha256, now)
         if place is chains.Place.DUPLICATE and one.refused is None:
             return None
         if one.refused is not None:
             if place is chains.Place.NEXT:
-                chains.advance(db, header, one.header_sha256, now, kept=False)
+                chains.advance(db, chain, header, one.header_sha256, now, kept=False)
             return one.refused
         if place is not chains.Place.NEXT:
             return refusal(place, header)
         if not needs.has_schema(db, header.schema_sha256):
             return unknown_schema(header)
-        chains.advance(db, header, one.header_sha256, now, kept=True)
+        chains.advance(db, chain, header, one.header_sha256, now, kept=True)
         signer = rows.keep_signer(db, one.signer)
         offset = rows.insert(db, header, one.header_sha256, signer, now, one.batch)
         needs.note(db, header, signer, offset, now)

@@ -48,11 +48,11 @@ class Tail:
         self._order.clear()
         self._bytes = 0
 
-    def after(self, product: str, offset: int, max_bytes: int, max_batches: int) -> list[Entry]:
-        """The entries after an offset, at least one and then up to a size; none when not all are here."""
+    def after(self, product: str, offset: int, max_bytes: int, max_batches: int) -> list[Entry] | None:
+        """The entries after an offset, at least one and then up to a size; None when not all are here."""
         recent = self._products.get(product)
         if recent is None or offset < recent.floor:
-            return []
+            return None
         found: list[Entry] = []
         size = 0
         start = bisect_right(recent.entries, offset, key=lambda entry: entry.offset)
