@@ -3,7 +3,8 @@
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 CONNECTOR = 11
@@ -23,6 +24,15 @@ _HEADER = struct.Struct("=IHHII")
 _ERROR = struct.Struct("=i")
 # A burst of events waits here while the reader is busy; each costs about 1 KiB of kernel memory.
 RECEIVE_BUFFER_BYTES = 8 << 20
+# Only what a filter lets pass wakes the reader.
+_SO_ATTACH_FILTER = 26
+# struct sock_filter: code, jumps if true and if false, operand.
+_INSTRUCTION = struct.Struct("=HBBI")
+# struct sock_fprog: how many instructions, and where they lie.
+_PROGRAM = struct.Struct("@HP")
+# struct sk_meminfo, of which the last number says how many datagrams found no room.
+_SO_MEMINFO = 55
+_MEMINFO = struct.Struct("=9I")
 _DATAGRAM_BYTES = 1 << 16
 
 
@@ -71,16 +81,30 @@ def raise_error(message: Message) -> None:
             raise OSError(-code, os.strerror(-code))
 
 
+# Instructions of the kernel's socket filters: code, jumps if true and if false, operand.
+Filter = Sequence[tuple[int, int, int, int]]
+
+
+def attach_filter(receiving: socket.socket, instructions: Filter) -> None:
+    """Lets the kernel drop what the filter does not want, before it wakes anybody. It copies the filter."""
+    code = array("B", b"".join(_INSTRUCTION.pack(*one) for one in instructions))
+    address, _ = code.buffer_info()
+    receiving.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _PROGRAM.pack(len(instructions), address))
+
+
 class NetlinkSocket:
     """A netlink socket that only ever talks to this host's kernel."""
 
-    def __init__(self, protocol: int, groups: int = 0) -> None:
+    def __init__(self, protocol: int, groups: int = 0, wanted: Filter | None = None) -> None:
+        """wanted: a filter of what is received; everything without."""
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, protocol)
         try:
             try:
                 self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
             except PermissionError:
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+            if wanted is not None:
+                attach_filter(self._socket, wanted)
             self._socket.bind((0, groups))
         except OSError:
             self._socket.close()
@@ -95,6 +119,11 @@ class NetlinkSocket:
 
     def close(self) -> None:
         self._socket.close()
+
+    def dropped(self) -> int:
+        """How many datagrams found no room, since the start; wraps at 2^32."""
+        numbers = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
+        return int(_MEMINFO.unpack(numbers)[-1])
 
     def send(self, message: bytes) -> None:
         self._socket.send(message)

@@ -1,6 +1,7 @@
-"""The kernel's process connector: it tells of every fork, execution and exit on the host as it happens."""
+"""The kernel's process connector: it tells of every fork and execution on the host as it happens."""
 
 import errno
+import socket
 import struct
 import time
 from collections.abc import Iterator
@@ -15,7 +16,6 @@ _LISTEN = 1
 ACKNOWLEDGED = 0x0
 FORK = 0x1
 EXEC = 0x2
-EXIT = 0x80000000
 
 # struct cn_msg: idx, val, seq, ack, len, flags.
 _CONNECTOR = struct.Struct("=IIIIHH")
@@ -23,6 +23,27 @@ _CONNECTOR = struct.Struct("=IIIIHH")
 _EVENT = struct.Struct("=IIQ")
 _IDS = struct.Struct("=IIII")
 _CODE = struct.Struct("=I")
+
+# Where they lie in a datagram, behind the header of netlink: what happened, and of a fork the child's numbers
+# as a thread and as a process.
+_WHAT, _THREAD, _PROCESS = 36, 60, 64
+# Codes of the kernel's socket filters.
+_LOAD, _TO_X, _IF_EQUAL, _IF_EQUAL_X, _RETURN = 0x20, 0x07, 0x15, 0x1D, 0x06
+# Executions, forks of processes, and the answer to a subscription. A thread is a fork too, and most hosts
+# start many more of these, which then all end: the kernel need not wake anybody for them. A load is in
+# network order.
+WANTED = (
+    (_LOAD, 0, 0, _WHAT),
+    (_IF_EQUAL, 7, 0, socket.htonl(EXEC)),
+    (_IF_EQUAL, 6, 0, socket.htonl(ACKNOWLEDGED)),
+    (_IF_EQUAL, 0, 4, socket.htonl(FORK)),
+    (_LOAD, 0, 0, _THREAD),
+    (_TO_X, 0, 0, 0),
+    (_LOAD, 0, 0, _PROCESS),
+    (_IF_EQUAL_X, 1, 0, 0),
+    (_RETURN, 0, 0, 0),
+    (_RETURN, 0, 0, 0xFFFFFFFF),
+)
 
 # The kernel answers at once or, in a container without the host's process numbers, never.
 _ANSWER_SECONDS = 1.0
@@ -35,31 +56,27 @@ class ProcessEvent:
     """What happened to a process. `parent` is 0 unless the kernel named it."""
 
     what: int
-    cpu: int
-    sequence: int
     monotonic_ns: int
     process: int
     parent: int
-    is_thread: bool
 
 
 def parse_event(payload: bytes) -> ProcessEvent | None:
     """Reads one connector message; None when it is none of the process connector's."""
     if len(payload) < _CONNECTOR.size + _EVENT.size:
         return None
-    idx, val, sequence, _, _, _ = _CONNECTOR.unpack_from(payload)
+    idx, val, _, _, _, _ = _CONNECTOR.unpack_from(payload)
     if (idx, val) != (_CN_IDX_PROC, _CN_VAL_PROC):
         return None
-    what, cpu, monotonic_ns = _EVENT.unpack_from(payload, _CONNECTOR.size)
+    what, _, monotonic_ns = _EVENT.unpack_from(payload, _CONNECTOR.size)
     union = payload[_CONNECTOR.size + _EVENT.size :]
-    thread = process = parent = 0
+    process = parent = 0
     if what == FORK and len(union) >= _IDS.size:
-        _, parent, thread, process = _IDS.unpack_from(union)
-    elif what in (EXEC, EXIT) and len(union) >= 8:
-        thread, process = struct.unpack_from("=II", union)
-    # An execution by a thread leaves the process with that thread alone: it is the process's own.
-    is_thread = what != EXEC and thread != process
-    return ProcessEvent(what, cpu, sequence, monotonic_ns, process, parent, is_thread)
+        _, parent, _, process = _IDS.unpack_from(union)
+    elif what == EXEC and len(union) >= 8:
+        # An execution by a thread leaves the process with that thread alone: it is the process's own.
+        _, process = struct.unpack_from("=II", union)
+    return ProcessEvent(what, monotonic_ns, process, parent)
 
 
 class ProcessEvents:
@@ -70,12 +87,8 @@ class ProcessEvents:
     """
 
     def __init__(self) -> None:
-        self._socket = NetlinkSocket(CONNECTOR, groups=_CN_IDX_PROC)
-        self._next_sequence: dict[int, int] = {}
+        self._socket = NetlinkSocket(CONNECTOR, groups=_CN_IDX_PROC, wanted=WANTED)
         self._pending: list[ProcessEvent] = []
-        # How often the kernel's buffer overflowed, and how many events of all kinds were lost by that.
-        self.overflows = 0
-        self.lost_events = 0
         try:
             self._subscribe()
         except OSError:
@@ -84,6 +97,11 @@ class ProcessEvents:
 
     def fileno(self) -> int:
         return self._socket.fileno()
+
+    @property
+    def lost_events(self) -> int:
+        """Forks and executions that the kernel's buffer had no room for, since the start."""
+        return self._socket.dropped()
 
     def close(self) -> None:
         """Ends the subscription; the kernel notices by itself."""
@@ -99,7 +117,7 @@ class ProcessEvents:
             except OSError as failed:
                 if failed.errno != errno.ENOBUFS:
                     raise
-                self.overflows += 1
+                # The kernel has counted what it dropped.
                 continue
             if datagram is None:
                 return
@@ -110,11 +128,6 @@ class ProcessEvents:
             event = parse_event(message.payload)
             if event is None or event.what == ACKNOWLEDGED:
                 continue
-            # Each processor numbers its events, so a leap in the numbers counts what was dropped.
-            expected = self._next_sequence.get(event.cpu, event.sequence)
-            leap = (event.sequence - expected) & 0xFFFFFFFF
-            self.lost_events += leap if leap < 1 << 31 else 0
-            self._next_sequence[event.cpu] = (event.sequence + 1) & 0xFFFFFFFF
             yield event
 
     def _subscribe(self) -> None:

@@ -77,7 +77,7 @@ class Examiner:
         self._access.record(Principal(source), "push", header.product, decision, subject=subject)
 
     def _check(self, batch: Parts, header: Header, source: SpiffeId, now: datetime) -> Contract:
-        self._verifier.verify(batch, now)
+        self._verifier.verify(batch, now, header)
         present = self._products.contracts[header.product]
         action = "replay" if header.replay_run else "push"
         if not self._access.allows(Principal(source), action, present):

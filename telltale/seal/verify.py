@@ -157,9 +157,13 @@ class Verifier:
         while len(self._certificates) > _MAX_CERTIFICATES:
             self._certificates.popitem(last=False)
 
-    def verify(self, batch: Batch, now: datetime) -> Header:
-        """The header of a batch that holds; raises BatchRefused with the reason when it does not."""
-        header = open_header(batch)
+    def verify(self, batch: Batch, now: datetime, header: Header | None = None) -> Header:
+        """The header of a batch that holds; raises BatchRefused with the reason when it does not.
+
+        header: what `open_header` made of this very batch, if it has been opened.
+        """
+        if header is None:
+            header = open_header(batch)
         sealed_time = _sealed_time(header)
         if sealed_time > now + MAX_FUTURE:
             raise BatchRefused(

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from agent.collectors import CannotCollect, Host, Watcher, timestamp
 from agent.host.local_accounts import AccountNames
 from agent.kernel.clock import unix_ns_of_monotonic, unix_ns_of_ticks
-from agent.kernel.proc_connector import EXEC, EXIT, FORK, ProcessEvents
+from agent.kernel.proc_connector import EXEC, FORK, ProcessEvents
 from agent.kernel.process import (
     Process,
     container_of,
@@ -29,8 +29,8 @@ from telltale.api.servers.v1.process_starts_pb2 import ProcessStartsRecord
 
 MAX_ARGUMENTS = 64
 MAX_ARGUMENT_BYTES = 4096
-# Parents of living processes; Linux numbers no more than 4 million, and few hosts have over 30,000.
-_MAX_PARENTS = 65_536
+# Parents of the newest processes. What starts later in its life than so many others begin is asked itself.
+_MAX_PARENTS = 4_096
 
 
 class ProcessStarts(Watcher):
@@ -96,8 +96,7 @@ class ProcessTap:
         self._proc = host.proc
         self._names = names
         self._parents: OrderedDict[int, int] = OrderedDict()
-        self._overflows = 0
-        self._lost_events = 0
+        self._lost_events = events.lost_events
 
     def fileno(self) -> int:
         return self._events.fileno()
@@ -110,29 +109,26 @@ class ProcessTap:
                 started = unix_ns_of_monotonic(event.monotonic_ns)
                 parent = self._parents.get(event.process)
                 records.append(record_of(event.process, started, process, parent, self._names))
-            elif event.is_thread:
-                continue
             elif event.what == FORK:
                 self._parents[event.process] = event.parent
+                self._parents.move_to_end(event.process)
                 if len(self._parents) > _MAX_PARENTS:
-                    # The oldest has the least to lose: its process can be asked itself.
                     self._parents.popitem(last=False)
-            elif event.what == EXIT:
-                self._parents.pop(event.process, None)
         return records
 
     def look(self) -> list[Message]:
         """The losses since the last look."""
-        overflows, lost = self._events.overflows, self._events.lost_events
-        if (overflows, lost) == (self._overflows, self._lost_events):
+        lost = self._events.lost_events
+        if lost == self._lost_events:
             return []
-        dropped = lost - self._lost_events
-        self._overflows, self._lost_events = overflows, lost
+        dropped, self._lost_events = (lost - self._lost_events) & 0xFFFFFFFF, lost
+        # A number may have been given anew by a fork that was dropped.
+        self._parents.clear()
         return [
             Loss(
                 reason=LossReason.LOSS_REASON_UPSTREAM,
-                detail=f"the kernel dropped {dropped or 'an unknown number of'} forks, executions and exits: "
-                "they came faster than the agent reads",
+                detail=f"the kernel dropped {dropped} forks and executions: they came faster than the agent "
+                "reads",
             )
         ]
 

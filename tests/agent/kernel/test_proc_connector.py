@@ -1,41 +1,59 @@
+import contextlib
 import errno
+import socket
 import struct
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.kernel.netlink import NLMSG_DONE, request
-from agent.kernel.proc_connector import EXEC, EXIT, FORK, ProcessEvent, ProcessEvents, parse_event, refusal
+from agent.kernel.netlink import NLMSG_DONE, attach_filter, request
+from agent.kernel.proc_connector import EXEC, FORK, WANTED, ProcessEvent, ProcessEvents, parse_event, refusal
 
+# Of events that are not wanted.
+_EXIT, _COMMAND = 0x80000000, 0x200
 # Captured on Linux 6.18: the header of the connector, of the event, and its union.
 _HEAD = struct.pack("=IIIIHH", 1, 1, 7, 0, 40, 0)
 
 
-def message(what: int, *numbers: int, sequence: int = 7, cpu: int = 1) -> bytes:
-    head = struct.pack("=IIIIHH", 1, 1, sequence, 0, 40, 0)
-    event = struct.pack("=IIQ", what, cpu, 1_271_146_963_259)
+def message(what: int, *numbers: int) -> bytes:
+    head = struct.pack("=IIIIHH", 1, 1, 7, 0, 40, 0)
+    event = struct.pack("=IIQ", what, 1, 1_271_146_963_259)
     return head + event + struct.pack(f"={len(numbers)}I", *numbers).ljust(24, b"\0")
 
 
 def test_a_fork_names_parent_and_child() -> None:
     event = parse_event(message(FORK, 7239, 7239, 7240, 7240))
-    assert event == ProcessEvent(FORK, 1, 7, 1_271_146_963_259, process=7240, parent=7239, is_thread=False)
-
-
-def test_a_new_thread_is_known_as_one() -> None:
-    event = parse_event(message(FORK, 7239, 7239, 7241, 7240))
-    assert event is not None and event.is_thread
+    assert event == ProcessEvent(FORK, 1_271_146_963_259, process=7240, parent=7239)
 
 
 def test_an_execution_by_a_thread_is_its_process_s() -> None:
     event = parse_event(message(EXEC, 7241, 7240))
-    assert event is not None and event.process == 7240 and not event.is_thread
+    assert event is not None and event.process == 7240
 
 
-def test_the_exit_of_a_thread_is_not_its_process_s() -> None:
-    event = parse_event(message(EXIT, 7241, 7240, 0, 17))
-    assert event is not None and event.is_thread
+def test_the_kernel_passes_on_executions_and_forks_of_processes_alone() -> None:
+    """The filter in a socket of another family, through which any datagram can be sent."""
+    sent = [
+        (0, 0),
+        (FORK, 7239, 7239, 7240, 7240),
+        (FORK, 7239, 7239, 7241, 7240),
+        (EXEC, 7241, 7240),
+        (_EXIT, 7240, 7240, 0, 17),
+        (_COMMAND, 7240, 7240),
+    ]
+    sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with sender, receiver:
+        attach_filter(receiver, WANTED)
+        receiver.setblocking(False)
+        for what, *numbers in sent:
+            sender.send(datagram(what, *numbers))
+        sender.send(b"short")
+        received = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                received.append(receiver.recv(1 << 16))
+    assert received == [datagram(what, *numbers) for what, *numbers in (sent[0], sent[1], sent[3])]
 
 
 def test_other_connectors_messages_are_left_out() -> None:
@@ -54,6 +72,10 @@ def test_any_bytes_are_parsed_without_error(data: bytes) -> None:
     refusal(data)
 
 
+def datagram(what: int, *numbers: int) -> bytes:
+    return request(NLMSG_DONE, 0, message(what, *numbers))
+
+
 class Datagrams:
     """Stands in for the socket: what the kernel would have sent."""
 
@@ -68,32 +90,13 @@ class Datagrams:
             raise first
         return first
 
+    def dropped(self) -> int:
+        return 4
 
-def reading(*datagrams: bytes | OSError) -> ProcessEvents:
+
+def test_reading_goes_on_behind_what_the_kernel_dropped() -> None:
     events = ProcessEvents.__new__(ProcessEvents)
-    events.__dict__.update(
-        _socket=Datagrams(*datagrams), _next_sequence={}, _pending=[], overflows=0, lost_events=0
-    )
-    return events
-
-
-def datagram(what: int, *numbers: int, sequence: int, cpu: int = 0) -> bytes:
-    return request(NLMSG_DONE, 0, message(what, *numbers, sequence=sequence, cpu=cpu))
-
-
-def test_a_leap_in_a_processor_s_numbers_counts_what_was_lost() -> None:
-    events = reading(
-        datagram(EXEC, 5, 5, sequence=10, cpu=0),
-        datagram(EXEC, 6, 6, sequence=900, cpu=1),
-        OSError(errno.ENOBUFS, "full"),
-        datagram(EXEC, 7, 7, sequence=15, cpu=0),
-        datagram(EXEC, 8, 8, sequence=901, cpu=1),
-    )
-    assert [event.process for event in events.read()] == [5, 6, 7, 8]
-    assert (events.overflows, events.lost_events) == (1, 4)
-
-
-def test_the_numbers_of_a_processor_may_wrap() -> None:
-    events = reading(datagram(EXEC, 5, 5, sequence=0xFFFFFFFF), datagram(EXEC, 6, 6, sequence=0))
-    assert len(list(events.read())) == 2
-    assert events.lost_events == 0
+    told = Datagrams(datagram(EXEC, 5, 5), OSError(errno.ENOBUFS, "full"), datagram(EXEC, 7, 7))
+    events.__dict__.update(_socket=told, _pending=[])
+    assert [event.process for event in events.read()] == [5, 7]
+    assert events.lost_events == 4

@@ -20,7 +20,7 @@ from agent.collectors.servers.process_starts import (
     record_of,
 )
 from agent.host.local_accounts import AccountNames
-from agent.kernel.proc_connector import EXEC, EXIT, FORK, ProcessEvent, ProcessEvents
+from agent.kernel.proc_connector import EXEC, FORK, ProcessEvent, ProcessEvents
 from agent.kernel.process import Process
 from telltale.api.mesh.v1.batch_pb2 import LOSS_REASON_METHOD, LOSS_REASON_UPSTREAM, Loss
 from telltale.api.servers.v1.process_starts_pb2 import ProcessStartsRecord
@@ -46,7 +46,6 @@ class Told:
 
     def __init__(self, *events: ProcessEvent) -> None:
         self.events = list(events)
-        self.overflows = 0
         self.lost_events = 0
 
     def read(self) -> list[ProcessEvent]:
@@ -54,8 +53,8 @@ class Told:
         return events
 
 
-def event(what: int, process: int, parent: int = 0, is_thread: bool = False) -> ProcessEvent:
-    return ProcessEvent(what, 0, 0, time.monotonic_ns(), process, parent, is_thread)
+def event(what: int, process: int, parent: int = 0) -> ProcessEvent:
+    return ProcessEvent(what, time.monotonic_ns(), process, parent)
 
 
 def tap(told: Told, proc: Path = Path("/proc")) -> ProcessTap:
@@ -112,21 +111,31 @@ async def test_every_process_is_recorded_however_short_its_life() -> None:
 def test_a_process_that_is_gone_is_recorded_with_time_and_parent() -> None:
     with subprocess.Popen(["true"]) as child:
         pass
-    told = Told(event(FORK, child.pid, parent=17), event(EXEC, child.pid), event(EXIT, child.pid))
+    told = Told(event(FORK, child.pid, parent=17), event(EXEC, child.pid))
     (record,) = records(tap(told).read())
     assert record.details_missing
     assert (record.process_id, record.parent_process_id) == (child.pid, 17)
     assert record.HasField("time") and not record.HasField("account_id") and not record.executable
 
 
-def test_threads_and_forks_alone_are_no_starts(tmp_path: Path) -> None:
-    told = Told(event(FORK, 5, parent=4, is_thread=True), event(FORK, 6, parent=4), event(EXIT, 6))
-    assert tap(told, tmp_path).read() == []
+def test_a_fork_alone_is_no_start(tmp_path: Path) -> None:
+    assert tap(Told(event(FORK, 6, parent=4)), tmp_path).read() == []
 
 
-def test_a_parent_is_forgotten_with_its_child(tmp_path: Path) -> None:
-    told = Told(event(FORK, 6, parent=4), event(EXIT, 6), event(EXEC, 6))
+def test_a_number_that_is_given_again_has_its_new_parent(tmp_path: Path) -> None:
+    told = Told(event(FORK, 6, parent=4), event(FORK, 6, parent=5), event(EXEC, 6))
     (record,) = records(tap(told, tmp_path).read())
+    assert record.parent_process_id == 5
+
+
+def test_no_parent_is_believed_when_forks_were_dropped(tmp_path: Path) -> None:
+    told = Told(event(FORK, 6, parent=4))
+    watching = tap(told, tmp_path)
+    watching.read()
+    told.lost_events = 1
+    watching.look()
+    told.events = [event(EXEC, 6)]
+    (record,) = records(watching.read())
     assert not record.HasField("parent_process_id")
 
 
@@ -134,7 +143,7 @@ def test_what_the_kernel_dropped_is_declared_once(tmp_path: Path) -> None:
     told = Told()
     watching = tap(told, tmp_path)
     assert watching.look() == []
-    told.overflows, told.lost_events = 1, 42
+    told.lost_events = 42
     (loss,) = watching.look()
     assert isinstance(loss, Loss)
     assert loss.reason == LOSS_REASON_UPSTREAM and "42" in loss.detail
