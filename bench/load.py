@@ -10,9 +10,12 @@ import grpc.aio
 from pydantic import Field
 
 from bench.counters import Counters
-from bench.sealed import PRODUCT, Sealed, Stock
+from bench.sealed import PRODUCT, Sealed, Stock, schema
 from telltale import naming, process, wire
 from telltale.api.mesh.v1.ingest_pb2 import PushRequest, PushResponse
+from telltale.api.mesh.v1.product_pb2 import Store
+from telltale.api.mesh.v1.schemas_pb2 import RegisterSchemaRequest
+from telltale.api.mesh.v1.schemas_pb2_grpc import SchemasStub
 from telltale.buffers import keep_freed_buffers
 from telltale.identity.workload import Workload
 from telltale.rpc.client import stream_metadata
@@ -46,11 +49,14 @@ async def run(settings: LoadSettings, how: argparse.Namespace, stopping: asyncio
     trust_domain = naming.trust_domain(naming.owner_of(PRODUCT), settings.mesh)
     with Counters(settings.state / COUNTERS) as counters:
         async with Workload.open(settings) as me:
-            stock = Stock(me.credentials, how.records)
+            store = Store.STORE_COLUMNS if how.store == "columns" else Store.STORE_UNSPECIFIED
+            stock = Stock(me.credentials, how.records, store=store)
             if not how.interval:
                 await asyncio.to_thread(stock.seal_ahead, how.ahead)
             metadata, _ = await stream_metadata(me, trust_domain)
             async with me.channel(settings.service, naming.server_name("service", trust_domain)) as channel:
+                request = RegisterSchemaRequest(file_descriptor_set=schema(store).data)
+                await SchemasStub(channel).Register(request, metadata=metadata)
                 call = pushing_on(channel, metadata)
                 await call.initial_metadata()
                 sender = _Sender(call, counters, me.credentials.certificates)
@@ -141,6 +147,12 @@ def main() -> None:
     parser.add_argument("--interval", type=float, default=0.0, help="seconds between batches; 0: at once")
     parser.add_argument("--ahead", type=int, default=0, help="batches to seal before the start")
     parser.add_argument("--message-bytes", type=int, default=1 << 20, help="bytes of batches in a message")
+    parser.add_argument(
+        "--store",
+        choices=("rows", "columns"),
+        default="rows",
+        help="how the history is to keep the records: rows, columns",
+    )
     how = parser.parse_args()
     settings = read_or_exit(LoadSettings, "A source under load.")
     keep_freed_buffers()

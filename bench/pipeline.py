@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import closing
+from datetime import UTC, datetime
 
 from bench.forwarding import OWN
 from bench.mesh import RunningMesh, running, source
@@ -15,26 +16,37 @@ PIPELINE = (*OWN, "writer", "analysis")
 GOAL = 278_000
 # Seconds between a source's batches.
 INTERVAL = 0.02
-# Offered one after the other, until the writer keeps up no longer.
-OFFERED = (50_000, 100_000, 150_000, 200_000, GOAL, 400_000)
+# How the writer can keep records, and what is offered of each, one after the other until it lags.
+OFFERED = {"rows": (50_000, 100_000), "columns": (100_000, 200_000, GOAL, 400_000)}
 # Share of what was offered that is stored when the writer keeps up: a window cuts through commits.
 _KEPT_UP = 0.95
 _STORED = "stored"
 
 METHOD = (
     "A source pushes 50 batches a second, whoever lags; their size is raised until the writer stores"
-    " less than 95 % of what is offered. Stored is what the database itself counts; the analysis"
-    " service reads, verifies and follows every batch (no detection looks into the records of this"
-    " product)."
+    " less than 95 % of what is offered. Rows are the database's own, columns the Parquet files beside it"
+    " (STORE_COLUMNS, for products of many records). Stored is what the database itself counts. The analysis"
+    " service verifies and follows every batch (no detection looks into the records of this product):"
+    " behind is how long after its receipt, by the mean, it was done with a batch, as it says in"
+    " mesh.processes."
 )
 
 
-async def measure(seconds: float, offered: Sequence[int] = OFFERED) -> Section:
+async def measure(seconds: float, offered: dict[str, Sequence[int]] | None = None) -> Section:
+    figures: list[Figure] = []
+    for store, rates in (offered or OFFERED).items():
+        figures += await _measure(seconds, store, rates)
+    return Section("pipeline", METHOD, figures)
+
+
+async def _measure(seconds: float, store: str, offered: Sequence[int]) -> list[Figure]:
     kept: tuple[float, Window] | None = None
     most = 0.0
-    members = [source(_name(rate), *paced(rate)) for rate in offered]
+    behind: float | None = None
+    members = [source(_name(rate), *paced(rate, store)) for rate in offered]
     async with running(PIPELINE, members) as mesh:
         for rate in offered:
+            began = datetime.now(UTC)
             async with mesh.running(_name(rate)):
                 await mesh.until("the database has records", lambda: bool(stored(mesh)))
                 window = await measured(mesh, seconds, _name(rate), gauges={_STORED: lambda: stored(mesh)})
@@ -42,18 +54,22 @@ async def measure(seconds: float, offered: Sequence[int] = OFFERED) -> Section:
             most = max(most, per_second)
             if per_second < _KEPT_UP * rate:
                 break
-            kept = per_second, window
+            kept, behind = (per_second, window), analysis_behind(mesh, began)
             await drained(mesh)
-    figures = [Figure("records stored while the writer keeps up", kept and kept[0], "records/s", f"{GOAL:,}")]
-    figures.append(Figure("records stored at most", most, "records/s"))
+    goal = f"{GOAL:,}" if store == "columns" else ""
+    figures = [
+        Figure(f"{store}: stored while the writer keeps up", kept and kept[0], "records/s", goal),
+        Figure(f"{store}: stored at most", most, "records/s"),
+        Figure(f"{store}: analysis behind, mean", behind, "s", "1"),
+    ]
     if kept is not None:
-        figures += kept[1].costs(kept[1].grown[_STORED])
-    return Section("pipeline", METHOD, figures)
+        figures += kept[1].costs(kept[1].grown[_STORED], prefix=f"{store}: ")
+    return figures
 
 
-def paced(rate: int) -> tuple[str, ...]:
+def paced(rate: int, store: str) -> tuple[str, ...]:
     """Arguments of a source that pushes so many records a second."""
-    return "--records", str(round(rate * INTERVAL)), "--interval", str(INTERVAL)
+    return "--records", str(round(rate * INTERVAL)), "--interval", str(INTERVAL), "--store", store
 
 
 def stored(mesh: RunningMesh) -> int:
@@ -63,6 +79,20 @@ def stored(mesh: RunningMesh) -> int:
     with closing(connect(mesh.home.database, read_only=True)) as database:
         rows = database.execute("SELECT records FROM products WHERE product = ?", (PRODUCT,)).fetchall()
     return int(rows[0][0]) if rows else 0
+
+
+def analysis_behind(mesh: RunningMesh, since: datetime) -> float | None:
+    """Mean seconds from the receipt of a batch to its verdict; None before the analysis has told twice."""
+    with closing(connect(mesh.home.database, read_only=True)) as database:
+        told = dict[str, list[float]]()
+        for metric, value in database.execute(
+            "SELECT metric, value FROM mesh_processes WHERE metric LIKE 'telltale.analysis.lag.%'"
+            " AND time >= ? ORDER BY time",
+            (since.replace(tzinfo=None).isoformat(sep=" "),),
+        ):
+            told.setdefault(metric.rpartition(".")[2], []).append(value)
+    grown = {name: values[-1] - values[0] for name, values in told.items()}
+    return grown["sum"] / grown["count"] if grown.get("count") else None
 
 
 async def drained(mesh: RunningMesh) -> None:

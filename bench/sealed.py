@@ -4,13 +4,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from telltale import wire
+from telltale.api.mesh.v1 import product_pb2
 from telltale.api.mesh.v1.batch_pb2 import Header, Origin, SealedBatch
 from telltale.api.mesh.v1.ingest_pb2 import PushRequest
+from telltale.api.mesh.v1.product_pb2 import Store
 from telltale.api.servers.v1.disk_io_pb2 import DiskIoFrame, DiskIoRecord
 from telltale.contract.image import own_image
 from telltale.contract.product import contracts_in
@@ -19,6 +23,7 @@ from telltale.identity.credentials import Credentials
 from telltale.seal.sealing import SIGNATURE_CONTEXT, sha256
 
 PRODUCT = "servers.disk_io"
+_PROMISE: Any = product_pb2.product
 # Payloads that take turns, so that no cache along the way sees the same bytes again and again.
 _PAYLOADS = 16
 _HEADER = SealedBatch.HEADER_FIELD_NUMBER
@@ -55,7 +60,13 @@ class Sealed:
 class Stock:
     """One chain of batches of `records` records each; `next` seals where no batch was sealed ahead."""
 
-    def __init__(self, credentials: Credentials, records: int, payloads: int = _PAYLOADS) -> None:
+    def __init__(
+        self,
+        credentials: Credentials,
+        records: int,
+        payloads: int = _PAYLOADS,
+        store: Store = Store.STORE_UNSPECIFIED,
+    ) -> None:
         self._credentials = credentials
         self._payloads = [_payload(records, number) for number in range(payloads)]
         self.epoch = time.time_ns() // 1_000_000
@@ -64,7 +75,7 @@ class Stock:
             source=str(credentials.spiffe_id),
             epoch=self.epoch,
             record_count=records,
-            schema_sha256=_schema(),
+            schema_sha256=schema(store).sha256,
             signer_sha256=credentials.thumbprint,
             origin=Origin.ORIGIN_AUTHENTICATED,
         )
@@ -100,11 +111,18 @@ class Stock:
 
 
 @lru_cache
-def _schema() -> bytes:
-    """The digest of the product's schema, as its sources have it."""
+def schema(store: Store = Store.STORE_UNSPECIFIED) -> Schema:
+    """The product's schema as its sources have it; or a version that asks for this store of its records."""
     image = own_image("servers")
     (contract,) = [one for one in contracts_in(image) if one.name == PRODUCT]
-    return Schema.of(image, contract).sha256
+    own = Schema.of(image, contract)
+    if not store:
+        return own
+    files = FileDescriptorSet.FromString(own.data)
+    for service in (service for file in files.file for service in file.service):
+        if service.options.HasExtension(_PROMISE):
+            service.options.Extensions[_PROMISE].store = store
+    return Schema.parse(files.SerializeToString(deterministic=True))
 
 
 def _payload(records: int, seed: int) -> Payload:

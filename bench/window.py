@@ -29,13 +29,16 @@ class Window:
         """Records a second of the slowest of these."""
         return min(self.counted[name].records for name in names) / self.seconds
 
-    def costs(self, records: float) -> list[Figure]:
-        """CPU of each process, and of all, for a million records."""
+    def costs(self, records: float, prefix: str = "") -> list[Figure]:
+        """CPU of each process, and of all, for a million records. prefix: of the figures' names."""
         each = [
-            Figure(f"CPU of {name}", used / records * 1e6, "s per million records")
+            Figure(f"{prefix}CPU of {name}", used / records * 1e6, "s per million records")
             for name, used in sorted(self.cpu.items())
         ]
-        return [*each, Figure("CPU of all", sum(self.cpu.values()) / records * 1e6, "s per million records")]
+        return [
+            *each,
+            Figure(f"{prefix}CPU of all", sum(self.cpu.values()) / records * 1e6, "s per million records"),
+        ]
 
 
 async def measured(

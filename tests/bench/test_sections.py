@@ -18,7 +18,7 @@ TINY: dict[str, Callable[[], Awaitable[Section]]] = {
     "limit": lambda: limit.measure(_MOMENT),
     "rotel": lambda: rotel.measure(_MOMENT),
     "forwarding": lambda: forwarding.measure(_MOMENT, records=10),
-    "pipeline": lambda: pipeline.measure(_MOMENT, offered=(500,)),
+    "pipeline": lambda: pipeline.measure(_MOMENT, offered={"rows": (500,), "columns": (500,)}),
     "latency": lambda: latency.measure(_MOMENT, full=5_000),
     "agents": lambda: agents.measure(_MOMENT),
     "fleets": lambda: fleets.measure(_MOMENT, sizes=(1, 3), every=0.2),
