@@ -22,8 +22,8 @@ from telltale.rpc.client import backoff
 log = structlog.get_logger(__name__)
 
 # Cost is per message: large enough to make it small, small enough for fair turns.
-FRAME_BYTES = 256 * 1024
-# Frames of owners' logs that wait for one subscriber. The domains of this kit make them of 256 KiB or of one
+FRAME_BYTES = 1024 * 1024
+# Frames of owners' logs that wait for one subscriber. The domains of this kit make them of 1 MiB or of one
 # batch; the connection takes at most 8 MiB.
 MAX_WAITING_FRAMES = 4
 # How long a read may keep its turn without an answer: it is then at the log's end, and costs nothing.

@@ -11,38 +11,47 @@ async def groups(
 ) -> AsyncGenerator[list[Item], None]:
     """Yields items once the first of them has waited so long or so many bytes of payload have come.
 
-    Ends when `stopping` is set, after what had arrived by then. Use it within `aclosing`.
+    What arrives while a group is dealt with has waited for that time already. Ends when `stopping` is set,
+    after what had arrived by then. Use it within `aclosing`.
     """
     stopped = asyncio.create_task((stopping or asyncio.Event()).wait())
-    arriving: asyncio.Task[list[Item]] | None = None
+    arriving = asyncio.create_task(_next(stream))
     loop = asyncio.get_running_loop()
     try:
-        while not stopped.done():
+        ending = False
+        while not ending:
+            # What has come by now is the last.
+            ending = stopped.done()
             group: list[Item] = []
             size = 0
             due: float | None = None
-            while size < most_bytes and not stopped.done():
-                arriving = arriving or asyncio.create_task(_next(stream))
+            while size < most_bytes and (not stopped.done() or _has_come(arriving)):
                 timeout = None if due is None else max(0.0, due - loop.time())
                 await asyncio.wait((arriving, stopped), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
                 if arriving.done():
-                    items, arriving = arriving.result(), None
+                    came, items = arriving.result()
+                    # Goes on while the group is dealt with, so that it is known when the next one came.
+                    arriving = asyncio.create_task(_next(stream))
                     group += items
                     size += sum(_size(item) for item in items)
-                    due = due if due is not None else loop.time() + seconds
+                    due = due if due is not None else came + seconds
                 elif due is not None and loop.time() >= due:
                     break
             if group:
                 yield group
     finally:
         stopped.cancel()
-        if arriving is not None:
-            arriving.cancel()
-            await asyncio.gather(arriving, return_exceptions=True)
+        arriving.cancel()
+        await asyncio.gather(arriving, return_exceptions=True)
 
 
-async def _next(stream: AsyncIterator[list[Item]]) -> list[Item]:
-    return await anext(stream)
+async def _next(stream: AsyncIterator[list[Item]]) -> tuple[float, list[Item]]:
+    items = await anext(stream)
+    return asyncio.get_running_loop().time(), items
+
+
+def _has_come(arriving: "asyncio.Task[tuple[float, list[Item]]]") -> bool:
+    return arriving.done() and arriving.exception() is None
 
 
 def _size(item: Item) -> int:

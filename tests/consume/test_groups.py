@@ -61,3 +61,27 @@ async def test_a_group_ends_when_enough_bytes_have_come(mesh: Mesh) -> None:
     async with asyncio.timeout(5):
         found = [len(group) async for group in groups(stream(), 10.0, 1 << 20, stopping)]
     assert found == [3, 3]
+
+
+async def test_what_came_while_a_group_was_dealt_with_does_not_wait_anew(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain, log = Chain(mesh.credentials("servers", "/agent/web1")), Log()
+    items = [log.deliver(chain.next([disk_usage("x" * length)])) for length in (400_000, 1)]
+    loop = asyncio.get_running_loop()
+    real, ahead = loop.time, 0.0
+    monkeypatch.setattr(loop, "time", lambda: real() + ahead)
+
+    async def stream() -> AsyncIterator[list[Item]]:
+        for item in items:
+            yield [item]
+        await asyncio.Event().wait()
+
+    # The first item alone is enough for a group; the second has to wait for its time.
+    gathered = groups(stream(), 3_600.0, 300_000)
+    assert await anext(gathered) == [items[0]]
+    await asyncio.sleep(0)
+    ahead = 3_600.0
+    async with asyncio.timeout(5):
+        assert await anext(gathered) == [items[1]]
+    await gathered.aclose()
