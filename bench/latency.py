@@ -3,12 +3,12 @@
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 
 from bench.counters import Counters, Reading
 from bench.mesh import RunningMesh, running, source, subscriber
-from bench.pipeline import GOAL, INTERVAL, PIPELINE, drained, paced, stored
+from bench.pipeline import GOAL, INTERVAL, PIPELINE, drained, paced, require_store, stored
 from bench.report import Figure, Section
 from bench.sealed import PRODUCT
 from bench.window import measured
@@ -16,7 +16,7 @@ from telltale.naming import SpiffeId, trust_domain
 from telltale.sqlite import connect
 
 # Percent of the goal that is offered, by how the writer keeps the records: rows cost it many times as much.
-_SHARES: dict[str, Sequence[int]] = {"rows": (10,), "columns": (10, 50)}
+SHARES: Mapping[str, Sequence[int]] = {"rows": (10,), "columns": (10, 50)}
 _SUBSCRIBER = "subscriber"
 # How often the database is looked at: a latency is at most this much too long.
 _LOOK_SECONDS = 0.005
@@ -29,9 +29,9 @@ METHOD = (
 )
 
 
-async def measure(seconds: float, full: int = GOAL) -> Section:
+async def measure(seconds: float, full: int = GOAL, cases: Mapping[str, Sequence[int]] = SHARES) -> Section:
     figures: list[Figure] = []
-    for store, shares in _SHARES.items():
+    for store, shares in cases.items():
         rates = {share: full * share // 100 for share in shares}
         members = [
             *(source(_name(share), *paced(rate, store)) for share, rate in rates.items()),
@@ -39,17 +39,18 @@ async def measure(seconds: float, full: int = GOAL) -> Section:
         ]
         async with running(PIPELINE, members) as mesh:
             for share in shares:
-                figures += await _measure(mesh, seconds, share, f"{store}, {share} %")
+                figures += await _measure(mesh, seconds, store, share)
                 await drained(mesh)
     return Section("latency", METHOD, figures)
 
 
-async def _measure(mesh: RunningMesh, seconds: float, share: int, case: str) -> list[Figure]:
+async def _measure(mesh: RunningMesh, seconds: float, store: str, share: int) -> list[Figure]:
     reader = f"{_SUBSCRIBER}-{share}"
     async with mesh.running(reader), mesh.running(_name(share)):
         with mesh.counters(_name(share)) as counters:
             await mesh.until("the source has begun", lambda: bool(counters.read().records))
         await mesh.until("the database has records", lambda: bool(stored(mesh)))
+        require_store(mesh, store)
         with _Looker(mesh, _name(share)) as looker:
             window = await measured(mesh, seconds, _name(share), reader)
             queryable = looker.reading()
@@ -60,7 +61,7 @@ async def _measure(mesh: RunningMesh, seconds: float, share: int, case: str) -> 
     }
     return [
         Figure(
-            f"{case}: observed to {what}, {name}",
+            f"{store}, {share} %: observed to {what}, {name}",
             latencies.percentile(part),
             "s",
             "1" if part > 0.5 and what != "acked" else "",

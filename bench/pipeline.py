@@ -50,6 +50,7 @@ async def _measure(seconds: float, store: str, offered: Sequence[int]) -> list[F
             async with mesh.running(_name(rate)):
                 await mesh.until("the database has records", lambda: bool(stored(mesh)))
                 window = await measured(mesh, seconds, _name(rate), gauges={_STORED: lambda: stored(mesh)})
+            require_store(mesh, store)
             per_second = window.grown[_STORED] / window.seconds
             most = max(most, per_second)
             if per_second < _KEPT_UP * rate:
@@ -81,18 +82,27 @@ def stored(mesh: RunningMesh) -> int:
     return int(rows[0][0]) if rows else 0
 
 
-def analysis_behind(mesh: RunningMesh, since: datetime) -> float | None:
-    """Mean seconds from the receipt of a batch to its verdict; None before the analysis has told twice."""
+def require_store(mesh: RunningMesh, store: str) -> None:
+    """Raises RuntimeError when the records are not kept as they should be: the figure would be another's."""
     with closing(connect(mesh.home.database, read_only=True)) as database:
-        told = dict[str, list[float]]()
-        for metric, value in database.execute(
-            "SELECT metric, value FROM mesh_processes WHERE metric LIKE 'telltale.analysis.lag.%'"
-            " AND time >= ? ORDER BY time",
-            (since.replace(tzinfo=None).isoformat(sep=" "),),
+        (kept,) = database.execute("SELECT store FROM products WHERE product = ?", (PRODUCT,)).fetchone()
+    if kept != store.upper():
+        raise RuntimeError(f"{PRODUCT} is kept as {kept}, not as {store}")
+
+
+def analysis_behind(mesh: RunningMesh, since: datetime) -> float | None:
+    """Mean seconds from the receipt of a batch to its verdict since then; None before one was told."""
+    moment = since.replace(tzinfo=None).isoformat(sep=" ")
+    before: dict[str, float] = {}
+    after: dict[str, float] = {}
+    with closing(connect(mesh.home.database, read_only=True)) as database:
+        for metric, time, value in database.execute(
+            "SELECT metric, time, value FROM mesh_processes WHERE metric LIKE 'telltale.analysis.lag.%'"
+            " ORDER BY time"
         ):
-            told.setdefault(metric.rpartition(".")[2], []).append(value)
-    grown = {name: values[-1] - values[0] for name, values in told.items()}
-    return grown["sum"] / grown["count"] if grown.get("count") else None
+            (before if time < moment else after)[metric.rpartition(".")[2]] = value
+    batches = after.get("count", 0.0) - before.get("count", 0.0)
+    return (after["sum"] - before.get("sum", 0.0)) / batches if batches > 0 else None
 
 
 async def drained(mesh: RunningMesh) -> None:

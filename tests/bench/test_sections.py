@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from bench import agents, fairness, fleets, forwarding, latency, limit, pipeline, rotel
-from bench.__main__ import SECTIONS
+from bench.__main__ import SECTIONS, run
 from bench.counters import Counters
-from bench.report import Section, show, write
+from bench.report import Figure, Section, show, write
 
 _MOMENT = 0.5
 # The same sections as `make bench` runs, of sizes that a machine busy with other tests has room for.
@@ -18,8 +18,8 @@ TINY: dict[str, Callable[[], Awaitable[Section]]] = {
     "limit": lambda: limit.measure(_MOMENT),
     "rotel": lambda: rotel.measure(_MOMENT),
     "forwarding": lambda: forwarding.measure(_MOMENT, records=10),
-    "pipeline": lambda: pipeline.measure(_MOMENT, offered={"rows": (500,), "columns": (500,)}),
-    "latency": lambda: latency.measure(_MOMENT, full=5_000),
+    "pipeline": lambda: pipeline.measure(_MOMENT, offered={"columns": (500,)}),
+    "latency": lambda: latency.measure(_MOMENT, full=5_000, cases={"rows": (10,)}),
     "agents": lambda: agents.measure(_MOMENT),
     "fleets": lambda: fleets.measure(_MOMENT, sizes=(1, 3), every=0.2),
     "fairness": lambda: fairness.measure(_MOMENT, flood=10),
@@ -49,6 +49,24 @@ async def test_a_section_measures_the_real_processes_and_is_written_as_json(
         assert figure["value"] is None or math.isfinite(figure["value"])
     names = [figure["name"] for figure in written["figures"]]
     assert len(names) == len(set(names))
+
+
+async def test_a_section_that_fails_says_so_and_the_rest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(seconds: float) -> Section:
+        raise RuntimeError("servers died: the disk is full")
+
+    async def goes_on(seconds: float) -> Section:
+        return Section("limit", "By hand.", [Figure("one", 1.0, "s")])
+
+    monkeypatch.setitem(SECTIONS, "rotel", fails)
+    monkeypatch.setitem(SECTIONS, "limit", goes_on)
+    path = tmp_path / "bench.json"
+    assert await run(["rotel", "limit"], _MOMENT, path) == ["rotel"]
+    first, second = json.loads(path.read_text())["sections"]
+    assert first["absent"] == ["rotel: RuntimeError: servers died: the disk is full"]
+    assert second["figures"]
 
 
 def test_a_percentile_is_off_by_a_bucket_at_most(tmp_path: Path) -> None:
