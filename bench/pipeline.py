@@ -9,7 +9,7 @@ from bench.forwarding import OWN
 from bench.mesh import RunningMesh, running, source
 from bench.report import Figure, Section
 from bench.sealed import PRODUCT
-from bench.window import Window, measured
+from bench.window import measured
 from telltale.sqlite import connect
 
 PIPELINE = (*OWN, "writer", "analysis")
@@ -17,7 +17,7 @@ GOAL = 278_000
 # Seconds between a source's batches.
 INTERVAL = 0.02
 # How the writer can keep records, and what is offered of each, one after the other until it lags.
-OFFERED = {"rows": (50_000, 100_000), "columns": (100_000, 200_000, GOAL, 400_000)}
+OFFERED = {"rows": (25_000, 50_000, 100_000), "columns": (100_000, GOAL, 400_000)}
 # Share of what was offered that is stored when the writer keeps up: a window cuts through commits.
 _KEPT_UP = 0.95
 _STORED = "stored"
@@ -40,9 +40,10 @@ async def measure(seconds: float, offered: dict[str, Sequence[int]] | None = Non
 
 
 async def _measure(seconds: float, store: str, offered: Sequence[int]) -> list[Figure]:
-    kept: tuple[float, Window] | None = None
+    keeps_up: float | None = None
     most = 0.0
     behind: float | None = None
+    costs: list[Figure] = []
     members = [source(_name(rate), *paced(rate, store)) for rate in offered]
     async with running(PIPELINE, members) as mesh:
         for rate in offered:
@@ -52,20 +53,22 @@ async def _measure(seconds: float, store: str, offered: Sequence[int]) -> list[F
                 window = await measured(mesh, seconds, _name(rate), gauges={_STORED: lambda: stored(mesh)})
             require_store(mesh, store)
             per_second = window.grown[_STORED] / window.seconds
+            kept_up = per_second >= _KEPT_UP * rate
             most = max(most, per_second)
-            if per_second < _KEPT_UP * rate:
+            if kept_up or not costs:
+                behind = analysis_behind(mesh, began)
+                costs = window.costs(window.grown[_STORED], prefix=f"{store}: ") if per_second else []
+            if not kept_up:
                 break
-            kept, behind = (per_second, window), analysis_behind(mesh, began)
+            keeps_up = per_second
             await drained(mesh)
     goal = f"{GOAL:,}" if store == "columns" else ""
-    figures = [
-        Figure(f"{store}: stored while the writer keeps up", kept and kept[0], "records/s", goal),
+    return [
+        Figure(f"{store}: stored while the writer keeps up", keeps_up, "records/s", goal),
         Figure(f"{store}: stored at most", most, "records/s"),
         Figure(f"{store}: analysis behind, mean", behind, "s", "1"),
+        *costs,
     ]
-    if kept is not None:
-        figures += kept[1].costs(kept[1].grown[_STORED], prefix=f"{store}: ")
-    return figures
 
 
 def paced(rate: int, store: str) -> tuple[str, ...]:
