@@ -11,7 +11,8 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -276,6 +277,23 @@ class Database:
 def is_damage(failed: sqlite3.Error) -> bool:
     """Whether the file does not hold together, and not merely its disk is full or busy."""
     return getattr(failed, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
+
+
+def malformed(what: str) -> sqlite3.DatabaseError:
+    """For what SQLite itself did not notice: counts as damage of the file."""
+    found = sqlite3.DatabaseError(what)
+    found.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return found
+
+
+def row_checksum(row: Sequence[Any]) -> int:
+    """Over all that a row says, its place included; texts as bytes, the largest column last.
+
+    CRC-32 finds any burst of flips up to 32 bits.
+    """
+    *facts, content = row
+    # A flip may have made it something else than bytes.
+    return zlib.crc32(content, zlib.crc32(repr(facts).encode())) if isinstance(content, bytes) else -1
 
 
 def add_column(db: sqlite3.Connection, table: str, column: str, kind: str) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from telltale.api.mesh.v1.batch_pb2 import Delivery, Header
 from telltale.pages import Value
 from telltale.seal.sealing import sha256
-from telltale.sqlite import add_column
+from telltale.sqlite import add_column, row_checksum
 from telltale.wire import field
 
 SCHEMA = (
@@ -106,7 +105,9 @@ def insert(
     """Keeps a batch, and returns its offset."""
     offset, product, source = last_offset(db) + 1, header.product, header.source
     place = header.epoch, header.sequence, header_sha256
-    checksum = _checksum((offset, product.encode(), source.encode(), *place, signer.encode(), now_ms, batch))
+    checksum = row_checksum(
+        (offset, product.encode(), source.encode(), *place, signer.encode(), now_ms, batch)
+    )
     db.execute(
         "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (offset, product, source, *place, signer, now_ms, batch, checksum),
@@ -122,7 +123,7 @@ def read(log: str, rows: Iterable[tuple[Any, ...]], max_bytes: int) -> Found:
     for *row, checksum in rows:
         offset, signer, received_ms, batch = row[0], row[6], row[7], row[8]
         # None: it was stored before batches had checksums.
-        if checksum is not None and checksum != _checksum(row):
+        if checksum is not None and checksum != row_checksum(row):
             if entries:
                 break
             damaged.append(offset)
@@ -147,20 +148,13 @@ def adopt(db: sqlite3.Connection, strays: Iterable[tuple[int, tuple[Value, ...]]
     through = dict(db.execute("SELECT product, through FROM pruned"))
     statement = f"INSERT OR IGNORE INTO batches VALUES ({', '.join('?' * _COLUMN_COUNT)})"
     for offset, row in strays:
-        if len(row) != _COLUMN_COUNT or row[-1] is None or row[-1] != _checksum((offset, *row[1:-1])):
+        if len(row) != _COLUMN_COUNT or row[-1] is None or row[-1] != row_checksum((offset, *row[1:-1])):
             continue
         facts: list[Any] = list(row[1:])
         for place in _TEXTS:
             facts[place] = facts[place].decode()
         if offset > through.get(facts[0], 0):
             db.execute(statement, (offset, *facts))
-
-
-def _checksum(row: Sequence[Any]) -> int:
-    """Over all that the row says, its place included. CRC-32 finds any burst of flips up to 32 bits."""
-    *facts, batch = row
-    # A flip may have made it something else than bytes.
-    return zlib.crc32(batch, zlib.crc32(repr(facts).encode())) if isinstance(batch, bytes) else -1
 
 
 def pruned_through(db: sqlite3.Connection, product: str) -> int:

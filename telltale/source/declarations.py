@@ -32,6 +32,11 @@ def holes(db: sqlite3.Connection, product: str) -> tuple[Hole, ...]:
     )
 
 
+def hole_ranges(db: sqlite3.Connection, product: str) -> list[tuple[int, int]]:
+    """First and last sequence of all holes that wait to be declared."""
+    return db.execute("SELECT first, last FROM holes WHERE product = ?", (product,)).fetchall()
+
+
 def losses(db: sqlite3.Connection, product: str) -> tuple[Loss, ...]:
     rows = db.execute("SELECT records, reason, detail FROM losses WHERE product = ?", (product,))
     return tuple(Loss(records=records, reason=reason, detail=detail) for records, reason, detail in rows)

@@ -6,15 +6,16 @@ import sqlite3
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from telltale.api.mesh.v1.batch_pb2 import Header, Hole, HoleReason, Loss, LossReason, SealedBatch
+from telltale.api.mesh.v1.batch_pb2 import Header, SealedBatch
 from telltale.api.mesh.v1.ingest_pb2 import ChainHead
 from telltale.seal.chain import Head
 from telltale.seal.sealing import sha256
 from telltale.source import declarations, waiting
-from telltale.sqlite import add_column
+from telltale.sqlite import add_column, row_checksum
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS chains (
@@ -40,26 +41,44 @@ SCHEMA = (
 )
 # Of so many signers nobody looks whether their batches have all gone.
 _SPARE_CERTIFICATES = 64
+# A row of `batches` as its checksum covers it, which is the last. Texts as bytes: a damaged one may be none.
+_ROW = (
+    "id, CAST(product AS BLOB), epoch, sequence, records, sheddable, CAST(certificates AS BLOB), batch,"
+    " checksum"
+)
 
 
 @dataclass(frozen=True)
 class Spooled:
     """A batch on disk that is not acked yet. `batch`: bytes of a SealedBatch.
 
-    damaged: these are not the bytes that were kept.
+    damaged: the row or its signer is not what was kept. Then only the id is told.
     """
 
     id: int
+    product: str = ""
+    epoch: int = 0
+    sequence: int = 0
+    batch: bytes = b""
+    certificates: tuple[bytes, ...] = ()
+    damaged: bool = False
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What a row says of its batch, as far as it can be believed. header: empty when it cannot be read."""
+
     product: str
     epoch: int
     sequence: int
-    batch: bytes
-    certificates: tuple[bytes, ...]
-    damaged: bool = False
+    records: int
+    header: Header
 
 
 def prepare(db: sqlite3.Connection) -> None:
     """Brings a file of an earlier version up, and begins to count what waits."""
+    # One damaged word must not keep the rest from being read.
+    db.text_factory = lambda text: text.decode(errors="replace")
     add_column(db, "batches", "checksum", "INTEGER")
     waiting.begin(db)
 
@@ -73,12 +92,15 @@ def insert(
 ) -> None:
     """Keeps a batch (product, epoch, sequence, records, sheddable, bytes)."""
     names = _keep_certificates(db, certificates)
-    cursor = db.execute(
-        "INSERT INTO batches (product, epoch, sequence, records, sheddable, batch, certificates, checksum)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (*row, names, zlib.crc32(row[-1])),
+    identifier, (product, *place, batch) = waiting.last_row(db) + 1, row
+    checksum = row_checksum((identifier, product.encode(), *place, names.encode(), batch))
+    db.execute(
+        "INSERT INTO batches"
+        " (id, product, epoch, sequence, records, sheddable, batch, certificates, checksum)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (identifier, *row, names, checksum),
     )
-    mark(db, cursor.lastrowid or 0, row[0], late=late)
+    mark(db, identifier, product, late=late)
 
 
 def mark(db: sqlite3.Connection, identifier: int, product: str, *, late: bool) -> None:
@@ -92,9 +114,11 @@ def mark(db: sqlite3.Connection, identifier: int, product: str, *, late: bool) -
 def replace(db: sqlite3.Connection, identifier: int, batch: bytes, certificates: Sequence[bytes]) -> None:
     """Puts another batch into the place of one."""
     names = _keep_certificates(db, certificates)
+    found = db.execute(f"SELECT {_ROW} FROM batches WHERE id = ?", (identifier,)).fetchone()
+    checksum = row_checksum((*found[:-3], names.encode(), batch))
     db.execute(
         "UPDATE batches SET batch = ?, certificates = ?, checksum = ? WHERE id = ?",
-        (batch, names, zlib.crc32(batch), identifier),
+        (batch, names, checksum, identifier),
     )
 
 
@@ -114,11 +138,13 @@ def place(db: sqlite3.Connection, identifier: int) -> tuple[int, int]:
     return epoch, sequence
 
 
-def delete(db: sqlite3.Connection, identifiers: Iterable[int]) -> None:
-    """Drops batches, as far as they are there."""
+def delete(db: sqlite3.Connection, identifiers: Iterable[int]) -> int:
+    """Drops batches, as far as they are there; returns how many were."""
+    deleted = 0
     for identifier in identifiers:
-        db.execute("DELETE FROM batches WHERE id = ?", (identifier,))
+        deleted += db.execute("DELETE FROM batches WHERE id = ?", (identifier,)).rowcount
         db.execute("DELETE FROM late WHERE id = ?", (identifier,))
+    return deleted
 
 
 def wish_anew(db: sqlite3.Connection, product: str) -> None:
@@ -133,12 +159,53 @@ def wished_anew(db: sqlite3.Connection) -> list[str]:
     return [product for (product,) in wished]
 
 
-def damaged(db: sqlite3.Connection, product: str) -> list[int]:
-    """Batches that are not what was kept."""
-    rows = db.execute(
-        "SELECT id, batch, checksum FROM batches WHERE product = ? AND checksum IS NOT NULL", (product,)
+def damaged(db: sqlite3.Connection, product: str | None = None) -> list[int]:
+    """Batches of a product, or of all, whose rows are not what was kept."""
+    mine, names = ("", ()) if product is None else (" WHERE product = ?", (product,))
+    return [row[0] for row in db.execute(f"SELECT {_ROW} FROM batches{mine}", names) if not _is_whole(row)]
+
+
+def stated(db: sqlite3.Connection, identifier: int) -> Stated:
+    """What a batch is of, damaged or not: the header within it says again what its row does."""
+    row = db.execute(f"SELECT {_ROW} FROM batches WHERE id = ?", (identifier,)).fetchone()
+    header = Header()
+    with contextlib.suppress(DecodeError, TypeError):
+        header = header_of(row[7])
+    if not _is_whole(row):
+        said = (header.product.encode(), header.epoch, header.sequence, header.record_count)
+        for column, value in enumerate(said, start=1):
+            mended = (*row[:column], value, *row[column + 1 :])
+            # It was this one column.
+            if _is_whole(mended):
+                row = mended
+                break
+    product, *numbers = row[1:5]
+    epoch, sequence, records = (number if isinstance(number, int) else 0 for number in numbers)
+    return Stated(_text(product), epoch, sequence, max(0, records), header)
+
+
+def products(db: sqlite3.Connection) -> list[str]:
+    """Of which there is a chain or a batch."""
+    found = db.execute("SELECT product FROM chains UNION SELECT product FROM batches").fetchall()
+    return [product for (product,) in found]
+
+
+def sequences(db: sqlite3.Connection, product: str, epoch: int) -> list[int]:
+    """Of the batches of a chain, ascending."""
+    found = db.execute(
+        "SELECT sequence FROM batches WHERE product = ? AND epoch = ? ORDER BY sequence", (product, epoch)
     )
-    return [identifier for identifier, batch, checksum in rows if zlib.crc32(batch) != checksum]
+    return [sequence for (sequence,) in found]
+
+
+def last_but(db: sqlite3.Connection, product: str, without: Sequence[int]) -> tuple[int, int, bytes] | None:
+    """Epoch, sequence and bytes of a product's last batch, some rows left out."""
+    found: tuple[int, int, bytes] | None = db.execute(
+        "SELECT epoch, sequence, batch FROM batches WHERE product = ?"
+        " AND id NOT IN (SELECT value FROM json_each(?)) ORDER BY id DESC LIMIT 1",
+        (product, json.dumps(without)),
+    ).fetchone()
+    return found
 
 
 def header_of(encoded: bytes) -> Header:
@@ -151,46 +218,21 @@ def after(
     found: list[Spooled] = []
     size = 0
     selected = db.execute(
-        "SELECT id, product, epoch, sequence, batch, certificates, checksum FROM batches"
+        f"SELECT {_ROW} FROM batches"
         " WHERE id > ? AND product NOT IN (SELECT value FROM json_each(?)) ORDER BY id LIMIT ?",
         (last_id, json.dumps(sorted(without)), max_batches),
     )
-    for identifier, product, epoch, sequence, batch, names, checksum in selected:
+    for row in selected:
+        identifier, product, epoch, sequence, _, _, names, batch, _ = row
+        signer = _certificates(db, names) if _is_whole(row) else None
+        if signer is None:
+            found.append(Spooled(identifier, damaged=True))
+            continue
         size += len(batch)
         if found and size > max_bytes:
             break
-        signer = _certificates(db, json.loads(names))
-        damaged = checksum is not None and checksum != zlib.crc32(batch)
-        found.append(Spooled(identifier, product, epoch, sequence, batch, signer, damaged))
+        found.append(Spooled(identifier, _text(product), epoch, sequence, batch, signer))
     return found
-
-
-def declare_missing(db: sqlite3.Connection, strays: object) -> None:
-    """Of a spool that was damaged and recovered: what its chains lack now is a hole, and more may be lost.
-
-    Nothing of acked batches is missing: they had gone.
-    """
-    detail = "the spool was damaged; what it held may be missing"
-    unknown = Loss(reason=LossReason.LOSS_REASON_FAILURE, detail=detail)
-    for (product,) in db.execute("SELECT product FROM chains UNION SELECT product FROM batches").fetchall():
-        declarations.add_loss(db, product, unknown)
-        rest = db.execute(
-            "SELECT epoch, sequence, batch FROM batches WHERE product = ? ORDER BY id", (product,)
-        ).fetchall()
-        known = head(db, product)
-        if rest and (known is None or rest[-1][:2] > (known.epoch, known.sequence)):
-            epoch, sequence, batch = rest[-1]
-            with contextlib.suppress(DecodeError):
-                known = Head(epoch, sequence, sha256(SealedBatch.FromString(batch).header))
-                set_head(db, product, known)
-        if not rest or known is None:
-            continue
-        there = {sequence for epoch, sequence, _ in rest if epoch == known.epoch}
-        for sequence in range(min(there, default=known.sequence + 1), known.sequence + 1):
-            if sequence not in there:
-                reason = HoleReason.HOLE_REASON_DAMAGED
-                hole = Hole(first_sequence=sequence, last_sequence=sequence, reason=reason)
-                declarations.add_hole(db, product, hole)
 
 
 def head(db: sqlite3.Connection, product: str) -> Head | None:
@@ -226,22 +268,46 @@ def set_head(db: sqlite3.Connection, product: str, head: Head) -> None:
 def _keep_certificates(db: sqlite3.Connection, certificates: Sequence[bytes]) -> str:
     """Remembers a signer's chain, and forgets those whose batches have gone; its names as JSON."""
     names = [sha256(der).hex() for der in certificates]
+    # One that is there and damaged is mended by this.
     added = db.executemany(
-        "INSERT OR IGNORE INTO certificates VALUES (?, ?)", zip(names, certificates, strict=True)
+        "INSERT INTO certificates VALUES (?, ?)"
+        " ON CONFLICT DO UPDATE SET der = excluded.der WHERE der IS NOT excluded.der",
+        zip(names, certificates, strict=True),
     ).rowcount
     if added and db.execute("SELECT count(*) FROM certificates").fetchone()[0] > _SPARE_CERTIFICATES:
         db.execute(
             "DELETE FROM certificates WHERE sha256 NOT IN (SELECT value FROM json_each(?)) AND sha256 NOT IN"
-            " (SELECT named.value FROM batches, json_each(batches.certificates) AS named)",
+            " (SELECT named.value FROM batches,"
+            " json_each(iif(json_valid(batches.certificates), batches.certificates, '[]')) AS named)",
             (json.dumps(names),),
         )
     return json.dumps(names)
 
 
-def _certificates(db: sqlite3.Connection, names: Sequence[str]) -> tuple[bytes, ...]:
+def _certificates(db: sqlite3.Connection, names: bytes) -> tuple[bytes, ...] | None:
+    """A signer's chain, leaf first, each as its digest says; None when one of them is not there any more."""
     found = []
-    for name in names:
+    try:
+        listed = json.loads(names)
+    except ValueError:
+        return None
+    for name in listed:
         row = db.execute("SELECT der FROM certificates WHERE sha256 = ?", (name,)).fetchone()
-        if row is not None:
-            found.append(row[0])
+        if row is None or not isinstance(row[0], bytes) or sha256(row[0]).hex() != name:
+            return None
+        found.append(row[0])
     return tuple(found)
+
+
+def _is_whole(row: Sequence[Any]) -> bool:
+    """Whether a row, its checksum last, is what was kept."""
+    *facts, checksum = row
+    if not isinstance(facts[-1], bytes):
+        return False
+    # Of an earlier version: over the batch alone, or None from before there were any. No row that was kept
+    # with a checksum of its own passes by that, save by a chance of one in 2^32.
+    return checksum is None or checksum in (row_checksum(facts), zlib.crc32(facts[-1]))
+
+
+def _text(word: bytes | None) -> str:
+    return (word or b"").decode(errors="replace")

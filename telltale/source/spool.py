@@ -54,7 +54,7 @@ class Spool:
 
     async def __aenter__(self) -> Self:
         """Recovers what can be read of a damaged file; what it may lack is declared with the next batches."""
-        await open_or_recover(self._database, self._path, rows.SCHEMA, rows.declare_missing)
+        await open_or_recover(self._database, self._path, rows.SCHEMA, keeping.declare_missing)
         try:
             left = await asyncio.to_thread(self._mark.open)
             missing = await self._database.write(lambda db: declare_lost(db, left) if left else [])
@@ -130,9 +130,8 @@ class Spool:
         def change(db: sqlite3.Connection) -> list[Spooled]:
             # In the writing thread, so that nothing is shed between looking and marking.
             found = rows.after(db, last_id, max_bytes, max_batches, without)
-            while damaged := [one for one in found if one.damaged]:
-                for product in {one.product for one in damaged}:
-                    keeping.give_up_damaged(db, product)
+            while damaged := [one.id for one in found if one.damaged]:
+                keeping.give_up_damaged(db, damaged)
                 found = rows.after(db, last_id, max_bytes, max_batches, without)
             if found:
                 self._in_flight = found[-1].id
@@ -201,7 +200,7 @@ class Spool:
             products = []
             for product, first in rows.late(db):
                 place, refused = rows.place(db, first), heads.get(product, (0, 0))
-                keeping.give_up_damaged(db, product)
+                keeping.give_up_damaged(db, rows.damaged(db, product))
                 if place <= refused:
                     keeping.renew(db, product, epoch, refused[0], reseal)
                 else:

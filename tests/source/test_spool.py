@@ -3,15 +3,18 @@
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import sqlite3
 import subprocess
 import sys
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from telltale import salvage
 from telltale.api.mesh.v1.batch_pb2 import Header, HoleReason, Loss, LossReason, SealedBatch
 from telltale.api.mesh.v1.ingest_pb2 import ChainHead, Refusal, RefusalReason
 from telltale.errors import Damaged
@@ -32,6 +35,7 @@ def sealer(size: int = 100, records: int = 1):  # type: ignore[no-untyped-def]
             previous_header_sha256=draft.previous_header_sha256,
             holes=draft.holes,
             losses=draft.losses,
+            record_count=records,
         )
         batch = SealedBatch(header=header.SerializeToString(), payload=b"x" * size)
         return Sealed(batch, records, (b"leaf", b"issuer"))
@@ -103,6 +107,99 @@ async def test_a_damaged_batch_is_never_sent_and_declared_as_a_hole(tmp_path: Pa
         assert (await spool.usage()).bytes == sum(
             len(one.batch) + 256 for one in await spool.after(0, 1 << 20, 9)
         )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "product = product || 'x'",
+        "product = CAST(CAST(product AS BLOB) || x'ff' AS TEXT)",
+        "epoch = epoch + 4096",
+        "sequence = sequence + 4096",
+        "records = records + 4096",
+        "sheddable = 1 - sheddable",
+        "certificates = replace(certificates, '[', 'Z')",
+        "certificates = CAST(CAST(certificates AS BLOB) || x'ff' AS TEXT)",
+        "certificates = replace(certificates, 'a', 'b')",
+        "checksum = checksum + 1",
+    ],
+)
+async def test_whatever_a_row_of_the_spool_says_is_under_its_checksum(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "spool.db"
+    async with Spool(path, 1 << 20) as spool:
+        await spool.append(PRODUCT, 1, [sealer(records=2)] * 3, sheddable=False)
+    flip(path, f"UPDATE batches SET {change} WHERE sequence = 2")
+    async with Spool(path, 1 << 20) as spool:
+        assert [one.sequence for one in await spool.take(0, 1 << 20, 10)] == [1, 3]
+        await spool.append(PRODUCT, 1, [sealer()], sheddable=False)
+        (hole,) = (await headers(spool))[-1].holes
+        assert (hole.first_sequence, hole.last_sequence) == (2, 2)
+        # Of the number itself the batch knows nothing but what its header says.
+        assert hole.records == 2
+        assert hole.reason == HoleReason.HOLE_REASON_DAMAGED
+
+
+async def test_a_batch_whose_signer_is_damaged_is_a_hole_and_the_next_has_its_signer_again(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "spool.db"
+    async with Spool(path, 1 << 20) as spool:
+        await spool.append(PRODUCT, 1, [sealer(records=2)], sheddable=False)
+    flip(path, "UPDATE certificates SET der = x'00' WHERE der = CAST('issuer' AS BLOB)")
+    async with Spool(path, 1 << 20) as spool:
+        assert await spool.take(0, 1 << 20, 10) == []
+        await spool.append(PRODUCT, 1, [sealer()], sheddable=False)
+        (one,) = await spool.take(0, 1 << 20, 10)
+        assert one.certificates == (b"leaf", b"issuer")
+        (hole,) = (await headers(spool))[0].holes
+        assert (hole.first_sequence, hole.records, hole.reason) == (1, 2, HoleReason.HOLE_REASON_DAMAGED)
+
+
+async def test_a_spool_whose_checksums_are_over_the_batch_alone_is_sent_and_still_checked(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "spool.db"
+    async with Spool(path, 1 << 20) as spool:
+        await spool.append(PRODUCT, 1, [sealer()] * 3, sheddable=False)
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.create_function("crc32", 1, zlib.crc32)
+        db.execute("UPDATE batches SET checksum = crc32(batch)")
+        db.execute("UPDATE batches SET batch = zeroblob(length(batch)) WHERE sequence = 2")
+    async with Spool(path, 1 << 20) as spool:
+        assert [one.sequence for one in await spool.take(0, 1 << 20, 10)] == [1, 3]
+
+
+async def test_wherever_a_bit_of_a_spool_flips_what_is_sent_is_what_was_kept(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.db"
+    async with Spool(whole, 1 << 20) as spool:
+        await spool.append(PRODUCT, 1, [sealer(500, records=2)] * 20, sheddable=False)
+        kept = {one.sequence: one for one in await spool.after(0, 1 << 20, 100)}
+    chance = random.Random(3)
+    sent = 0
+    for number in range(80):
+        path = tmp_path / str(number) / "spool.db"
+        path.parent.mkdir()
+        content = bytearray(whole.read_bytes())
+        place = chance.randrange(len(content))
+        if number % 2:
+            # Half of the flips go to the beginnings of pages, where the structure is.
+            place = place // 4096 * 4096 + chance.randrange(128)
+        content[place] ^= 1 << chance.randrange(8)
+        path.write_bytes(content)
+        # As an agent that ends over it, and is started again.
+        for _ in range(3):
+            try:
+                async with Spool(path, 1 << 20) as spool:
+                    taken = await spool.take(0, 1 << 20, 100)
+                    await spool.append(PRODUCT, 1, [sealer()], sheddable=False)
+                    break
+            except Damaged:
+                salvage.mark(path)
+        else:
+            pytest.fail(f"a flip at {place} is never got over")
+        assert all(kept[one.sequence] == one for one in taken if one.id <= 20)
+        sent += len(taken)
+    assert sent > 80 * 20 * 3 // 4
 
 
 async def test_a_damaged_batch_stops_no_chain_from_beginning_anew(tmp_path: Path) -> None:
