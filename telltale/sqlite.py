@@ -164,6 +164,13 @@ class Database:
         return await self._loop.run_in_executor(self._readers, self._ask, question)
 
     def _create(self) -> sqlite3.Connection:
+        try:
+            return self._open()
+        except UnicodeDecodeError as quoted:
+            # SQLite's error quotes a damaged word of the schema, which is no text any more.
+            raise malformed(f"malformed database schema: {quoted}") from quoted
+
+    def _open(self) -> sqlite3.Connection:
         # Nobody else may read what lies in a log or a spool.
         previous = os.umask(0o077)
         try:
