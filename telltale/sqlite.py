@@ -35,6 +35,12 @@ _GATHER_SECONDS = 0.01
 _READERS = 2
 # SQLite's own default.
 _PAGE_BYTES = 4096
+# SQLite's own default for how long a write-ahead log grows before it is copied into the file.
+_CHECKPOINT_PAGES = 1_000
+# What a disk must have left beside the rows, so that a delete fits that makes room: the write-ahead log, and
+# as much again for its copy in the file. On a small disk less, and the write-ahead log is copied sooner.
+_RESERVE_BYTES = 16 << 20
+_RESERVE_SHARE = 8
 
 
 def connect(path: Path, *, read_only: bool = False, page_bytes: int = _PAGE_BYTES) -> sqlite3.Connection:
@@ -60,7 +66,41 @@ def connect(path: Path, *, read_only: bool = False, page_bytes: int = _PAGE_BYTE
     connection.execute("PRAGMA foreign_keys = ON")
     # What a change overwrites is kept until it is through: in memory, where beyond 64 KiB it would be a file.
     connection.execute("PRAGMA temp_store = MEMORY")
+    # Overwritten is only what is written anyway: a delete would else cost as much as what it deletes, which a
+    # full disk does not have.
+    connection.execute("PRAGMA secure_delete = FAST")
+    (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+    pages = min(_CHECKPOINT_PAGES, max(1, reserve(path) // 2 // page_bytes))
+    connection.execute(f"PRAGMA wal_autocheckpoint = {pages}")
     return connection
+
+
+def reserve(path: Path) -> int:
+    """Bytes that stay free on the disk of a database for what makes room in it."""
+    disk = os.statvfs(path.parent)
+    return min(_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // _RESERVE_SHARE)
+
+
+def bound(db: sqlite3.Connection, set_bytes: int, held_bytes: int, reserves: int = 1) -> int:
+    """Bytes of rows that a database may hold: what was set for it, or less, as its disk has less.
+
+    Up to it, what deletes rows still fits. held_bytes: what it holds now; reserves: how many the disk keeps.
+    It never falls below one reserve: who holds so little does not fill the disk, and goes on in the pages it
+    has while another does. Costs a few system calls.
+    """
+    page_bytes, pages, unused = (
+        int(db.execute(f"PRAGMA {name}").fetchone()[0])
+        for name in ("page_size", "page_count", "freelist_count")
+    )
+    path = Path(db.execute("PRAGMA database_list").fetchone()[2])
+    try:
+        disk, size, kept = os.statvfs(path.parent), path.stat().st_size, reserve(path)
+    except OSError as failed:
+        raise sqlite3.OperationalError(f"its disk does not say what is free: {failed}") from failed
+    # Pages that lie in the write-ahead log so far, or will, and that the file has to grow by.
+    owed = max(0, pages * page_bytes - size)
+    room = disk.f_bavail * disk.f_frsize - 2 * owed + unused * page_bytes - reserves * kept
+    return min(set_bytes, max(kept, held_bytes + room))
 
 
 class Database:

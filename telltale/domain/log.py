@@ -26,7 +26,7 @@ from telltale.domain.log_identity import LogIdentity
 from telltale.domain.refusals import refusal, unknown_schema, unready
 from telltale.domain.rows import COLUMNS, Entry, Found
 from telltale.domain.tail import Tail
-from telltale.errors import BatchRefused, Damaged
+from telltale.errors import BatchRefused, Damaged, Unavailable
 from telltale.identity.distrust import Distrust
 from telltale.pages import Value
 from telltale.seal.sealing import sha256
@@ -132,7 +132,12 @@ class ProductLog:
 
         def change(db: sqlite3.Connection) -> list[BatchRefused | None]:
             nonlocal reached
-            outcomes = [self._append_one(db, one, kept) for one in candidates]
+            left = retention.room(db)
+            outcomes = []
+            for one in candidates:
+                before = len(kept)
+                outcomes.append(self._append_one(db, one, kept, left))
+                left -= sum(len(entry.batch) for _, entry in kept[before:])
             reached = rows.last_offset(db)
             return outcomes
 
@@ -306,7 +311,7 @@ class ProductLog:
                 arrival.set()
 
     def _append_one(
-        self, db: sqlite3.Connection, one: Candidate, kept: list[tuple[str, Entry]]
+        self, db: sqlite3.Connection, one: Candidate, kept: list[tuple[str, Entry]], left: int
     ) -> BatchRefused | None:
         header = one.header
         now = time.time_ns() // 1_000_000
@@ -324,6 +329,11 @@ class ProductLog:
             return refusal(place, header)
         if not needs.has_schema(db, header.schema_sha256):
             return unknown_schema(header)
+        if len(one.batch) > left:
+            raise Unavailable(
+                f"{self._path} takes no batch: its disk has only what retention needs to make room; check"
+                " the disk's space and health"
+            )
         chains.advance(db, chain, header, one.header_sha256, now, kept=True)
         signer = rows.keep_signer(db, one.signer)
         offset = rows.insert(db, header, one.header_sha256, signer, now, one.batch)

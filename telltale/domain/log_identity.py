@@ -55,7 +55,11 @@ class LogIdentity:
         self.id, self.reached, verdict = await self._database.write(change)
         if verdict is Verdict.REPLACED or (mark is not None and mark.log != self.id):
             log.error("this is not the log that was here before; it gets another id", file=str(self._path))
-        await self._make_room(self.reached)
+        try:
+            await self._make_room(self.reached)
+        except Unavailable as failed:
+            # What lies there can be read by the mark that was left; `watch` tries again, and so does `cover`.
+            log.warning("no room for offsets", reason=str(failed))
 
     async def close(self) -> None:
         """Marks the end of a log that is closed in order."""
@@ -87,7 +91,7 @@ class LogIdentity:
     async def cover(self, offset: int) -> None:
         """Returns when an offset may be handed out."""
         mark = self._lineage.mark
-        if mark is None or offset > mark.bound:
+        if mark is None or mark.log != self.id or offset > mark.bound:
             await self._make_room(offset)
 
     async def _make_room(self, reached: int) -> None:

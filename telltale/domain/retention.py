@@ -1,13 +1,17 @@
 """What a log forgets: by each product's age, and by bytes from the product that has most of them."""
 
 import sqlite3
+import sys
 
 from telltale.domain import inventory
+from telltale.sqlite import bound
 
 # Rows that one step deletes, so that appends wait only briefly.
 STEP_ROWS = 2_000
 # Between two looks at which product has most: small against any bound, large against a step's fixed cost.
 _STEP_BYTES = 16 << 20
+# What pruning leaves of a full disk: one reserve for itself, the others for what comes until the next time.
+_RESERVES = 3
 
 
 def prune_older(db: sqlite3.Connection, product: str, cutoff_ms: int) -> int:
@@ -18,11 +22,13 @@ def prune_older(db: sqlite3.Connection, product: str, cutoff_ms: int) -> int:
 def prune_largest(db: sqlite3.Connection, max_bytes: int) -> int:
     """Deletes the oldest batches of the product that has most, when all together exceed the bound.
 
-    One step: returns how many it deleted, 0 when nothing is to be done or nothing may be deleted. Who floods
-    the log loses its own history by that, and nobody else's.
+    On a disk that has less than the bound, so many go that the log can be written for a while. One step:
+    returns how many it deleted, 0 when nothing is to be done or nothing may be deleted. Who floods the log
+    loses its own history by that, and nobody else's.
     """
     sizes = db.execute("SELECT product, bytes FROM sizes ORDER BY bytes DESC").fetchall()
-    excess = sum(size for _, size in sizes) - max_bytes
+    total = sum(size for _, size in sizes)
+    excess = total - bound(db, max_bytes, total, _RESERVES)
     if excess <= 0:
         return 0
     for place, (product, size) in enumerate(sizes):
@@ -37,6 +43,12 @@ def prune_largest(db: sqlite3.Connection, max_bytes: int) -> int:
         if chosen:
             return _delete(db, product, chosen)
     return 0
+
+
+def room(db: sqlite3.Connection) -> int:
+    """Bytes of batches that the log's disk has room for while pruning still fits; negative: none."""
+    (total,) = db.execute("SELECT coalesce(sum(bytes), 0) FROM sizes").fetchone()
+    return bound(db, sys.maxsize, total) - int(total)
 
 
 def _prunable(db: sqlite3.Connection, product: str, cutoff_ms: int | None) -> list[tuple[int, int]]:

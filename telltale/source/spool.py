@@ -22,7 +22,7 @@ from telltale.source import declarations, keeping, resealing, rows, waiting
 from telltale.source.drafts import Resealer, Sealer
 from telltale.source.mark import Mark, MarkFile, declare_lost
 from telltale.source.rows import Spooled
-from telltale.sqlite import Database
+from telltale.sqlite import Database, bound
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +32,7 @@ _MAX_REFUSED = 1000
 
 @dataclass(frozen=True)
 class Usage:
-    """How full the spool is."""
+    """How full the spool is. limit_bytes: as set, or what its disk has for it."""
 
     batches: int
     bytes: int
@@ -48,8 +48,9 @@ class Spool:
         self._database = Database(path, rows.SCHEMA, rows.prepare, committed=self._note)
         self._mark = MarkFile(path.with_suffix(".mark"))
         self._max_bytes = max_bytes
-        # As of the last commit. Set in the writing thread.
+        # Set in the writing thread: as of the last commit, and as of the last batch that was to be kept.
         self._bytes = 0
+        self._bound = max_bytes
         self._in_flight = 0
 
     async def __aenter__(self) -> Self:
@@ -110,7 +111,7 @@ class Spool:
                     epoch,
                     seal,
                     sheddable=sheddable,
-                    max_bytes=self._max_bytes,
+                    max_bytes=self._bound_now(db),
                     in_flight=self._in_flight,
                 )
                 shed, declared = shed + counts[0], declared + counts[1]
@@ -238,9 +239,14 @@ class Spool:
         def question(db: sqlite3.Connection) -> Usage:
             batches = db.execute("SELECT count(*) FROM batches").fetchone()[0]
             holes = db.execute("SELECT count(*) FROM holes").fetchone()[0]
-            return Usage(batches, self._bytes, self._max_bytes, holes)
+            return Usage(batches, self._bytes, self._bound, holes)
 
         return await self._database.read(question)
+
+    def _bound_now(self, db: sqlite3.Connection) -> int:
+        """The bound that was set, or what the disk has for it while acks can still be taken."""
+        self._bound = bound(db, self._max_bytes, waiting.total_bytes(db))
+        return self._bound
 
     def _note(self, db: sqlite3.Connection) -> None:
         """Runs after each commit, in the writing thread."""

@@ -7,6 +7,8 @@ transaction: what is rolled back was never counted.
 import sqlite3
 from dataclasses import dataclass
 
+from telltale.sqlite import malformed
+
 # What a row takes beside the batch's own bytes.
 ROW_BYTES = 256
 
@@ -48,7 +50,10 @@ class Waiting:
 def begin(db: sqlite3.Connection) -> None:
     """Counts what is there, and from then on what comes and goes by this connection."""
     for statement in _SCHEMA:
-        db.execute(statement)
+        try:
+            db.execute(statement)
+        except sqlite3.IntegrityError as twice:
+            raise malformed(f"the index of batches is out of order: {twice}") from twice
 
 
 def total_bytes(db: sqlite3.Connection) -> int:
