@@ -213,6 +213,23 @@ async def test_a_damaged_batch_stops_no_chain_from_beginning_anew(tmp_path: Path
         assert sum(loss.records for loss in (await headers(spool))[-1].losses) == 2
 
 
+async def test_a_recovered_spool_whose_chain_claims_quintillions_declares_them_as_one_hole(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "spool.db"
+    async with Spool(path, 1 << 20) as spool:
+        await spool.append(PRODUCT, 1, [sealer()] * 5, sheddable=False)
+    flip(path, "DELETE FROM batches WHERE sequence IN (2, 3)")
+    flip(path, "UPDATE chains SET sequence = sequence | (1 << 61)")
+    salvage.mark(path)
+    async with Spool(path, 1 << 20) as spool:
+        await spool.append(PRODUCT, 1, [sealer()], sheddable=False)
+        last = (await headers(spool))[-1]
+        claimed = 5 | 1 << 61
+        holes = [(hole.first_sequence, hole.last_sequence) for hole in last.holes]
+        assert holes == [(2, 3), (6, claimed)] and last.sequence == claimed + 1
+
+
 async def test_a_malformed_spool_is_recovered_and_declares_what_it_lacks(tmp_path: Path) -> None:
     path = tmp_path / "spool.db"
     async with Spool(path, 1 << 24) as spool:
