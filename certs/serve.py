@@ -38,7 +38,7 @@ from telltale.identity.trust import Trust
 from telltale.identity.workload import Workload
 from telltale.naming import OPERATORS, domain_of, trust_domain
 from telltale.rpc.auth import CertificateAuthenticator
-from telltale.rpc.bounds import MEMBERS
+from telltale.rpc.bounds import LARGEST_QUESTION, MEMBERS
 from telltale.rpc.server import serving
 from telltale.settings import Settings
 from telltale.source.audit import self_audit
@@ -115,7 +115,7 @@ class AuthoritySettings(Settings):
 
 _ROLE = "authority"
 # A process asks for one token at a time and listens to one stream of distrust; few share an identity.
-_BOUNDS = replace(MEMBERS, per_caller=64, per_forwarder=0)
+_BOUNDS = replace(MEMBERS, per_caller=64, per_forwarder=0, message=LARGEST_QUESTION)
 # A machine that starts a whole mesh, or a rack behind one address, joins in one burst.
 _BURST_SECONDS = 30
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from telltale.errors import DeadlineExceeded, InvalidInput
+from telltale.errors import DeadlineExceeded, InvalidInput, LimitExceeded
 from telltale.rpc.auth import Context
+from telltale.rpc.bounds import turn
 
 Decode = Callable[[bytes], Any] | None
 
@@ -28,14 +29,24 @@ async def streamed(raw: AsyncIterator[bytes], decode: Decode) -> AsyncIterator[A
 
 
 async def first_message(context: Context, seconds: float) -> bytes:
-    """What a call begins with, as bytes. Raises DeadlineExceeded when it has not come in that time.
+    """What a call begins with, as bytes. Raises DeadlineExceeded when it has not come in that time, and
+    LimitExceeded when so many others of its caller had not that this one was not read at all.
 
-    A call that is opened and never made costs its caller nothing and the server a place among its calls.
+    A call that is opened and never made costs its caller nothing and the server a place among its calls, and
+    what has come of its request.
     """
+    reading = False
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(seconds), turn():
+            reading = True
             data = await context.read()
     except TimeoutError:
+        if not reading:
+            raise LimitExceeded(
+                "requests_being_read",
+                f"this call has waited for {seconds:g} s behind other calls of yours whose requests do not "
+                "end; send those, or end them, and try again",
+            ) from None
         raise DeadlineExceeded(
             f"the call was opened {seconds:g} s ago and its request has not come; send it with the call"
         ) from None

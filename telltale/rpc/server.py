@@ -11,7 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from telltale.audit import UNRECORDED, Auditor
 from telltale.errors import ConfigurationError
-from telltale.identity.dialling import LARGEST_MESSAGE, LARGEST_METADATA
+from telltale.identity.dialling import LARGEST_METADATA
 from telltale.identity.tokens import LONGEST_LIFE
 from telltale.identity.trust import Trust
 from telltale.identity.workload import Workload
@@ -28,10 +28,15 @@ _CONNECTION_AGE_MS = 60 * 60 * 1000
 # and nobody's stream is cut by that, because its token ends first.
 _CONNECTION_GRACE_MS = int(LONGEST_LIFE.total_seconds() * 1000) + 60_000
 
+# What a stream may send before anybody reads it. By itself gRPC lets that grow to a message of the largest
+# kind, for each call. Who is read has room for the rest of the message at once.
+_READ_AHEAD = 256 * 1024
+
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_receive_message_length", LARGEST_MESSAGE),
     ("grpc.max_metadata_size", LARGEST_METADATA),
     ("grpc.absolute_max_metadata_size", LARGEST_METADATA),
+    ("grpc.http2.lookahead_bytes", _READ_AHEAD),
+    ("grpc.http2.bdp_probe", 0),
     ("grpc.max_connection_age_ms", _CONNECTION_AGE_MS),
     ("grpc.max_connection_age_grace_ms", _CONNECTION_GRACE_MS),
     ("grpc.keepalive_time_ms", 30_000),
@@ -78,7 +83,11 @@ async def serving(
     streams = _MOST_STREAMS_OF_A_STRANGER if authenticator is None else bounds.largest + 1
     server = grpc.aio.server(
         interceptors=[guard],
-        options=(*SERVER_OPTIONS, ("grpc.max_concurrent_streams", streams)),
+        options=(
+            *SERVER_OPTIONS,
+            ("grpc.max_concurrent_streams", streams),
+            ("grpc.max_receive_message_length", bounds.message),
+        ),
         maximum_concurrent_rpcs=MOST_CALLS,
     )
     state = _Health()

@@ -24,12 +24,13 @@ from certs.serve import AuthorityAddress, AuthoritySettings, serving_authority
 from telltale.api.mesh.v1 import authority_pb2, authority_pb2_grpc
 from telltale.audit import place_of
 from telltale.identity.credentials import Credentials
-from telltale.identity.dialling import dial
+from telltale.identity.dialling import LARGEST_MESSAGE, dial
 from telltale.identity.enrolment import JoinToken
 from telltale.identity.keys import new_key, signing_request
 from telltale.rpc.health import check
 from tests.support.auditing import Recorded
 from tests.support.mesh import Mesh
+from tests.support.stalling import stalling
 
 
 @dataclass
@@ -132,7 +133,7 @@ async def test_of_two_keys_at_once_exactly_one_wins(running: Running) -> None:
     assert sum(isinstance(answer, tuple) for answer in answers) == 1
 
 
-@pytest.mark.parametrize("token", ["", "rubbish", "join-x@servers.telltale.test/agent/web1", "x" * 100_000])
+@pytest.mark.parametrize("token", ["", "rubbish", "join-x@servers.telltale.test/agent/web1", "x" * 50_000])
 async def test_an_unknown_join_token_is_refused(running: Running, token: str) -> None:
     failed = await refused(running.enroll(token, signing_request(new_key())))
     assert failed.code() is grpc.StatusCode.UNAUTHENTICATED
@@ -160,7 +161,7 @@ def other_requests() -> dict[str, bytes]:
         "broken signature": good[:-1] + bytes([good[-1] ^ 1]),
         "truncated": good[:40],
         "empty": b"",
-        "oversize": good + bytes(100_000),
+        "oversize": good + bytes(50_000),
     }
 
 
@@ -262,7 +263,7 @@ async def test_every_use_and_refusal_of_a_join_token_is_recorded_with_who_and_wh
     await refused(running.enroll(token, signing_request(new_key())))
     await refused(running.enroll(late, signing_request(new_key())))
     await refused(running.enroll("join-x@servers.telltale.test/agent/web9", signing_request(new_key())))
-    await refused(running.enroll("x" * 100_000, signing_request(new_key())))
+    await refused(running.enroll("x" * 50_000, signing_request(new_key())))
     told = running.recorded.of("enroll")
     name = "spiffe://servers.telltale.test/agent/"
     assert [(one.allowed, one.principal, one.reason.partition(";")[0]) for one in told] == [
@@ -351,3 +352,17 @@ async def test_nobody_holds_a_call_open_on_the_port_for_strangers(running: Runni
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await stub.Watch(health_pb2.HealthCheckRequest(), timeout=10).read()
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("stranger", [True, False])
+async def test_a_large_request_is_refused_before_it_has_come(running: Running, stranger: bool) -> None:
+    port = running.enrollment if stranger else running.port
+    who = None if stranger else running.mesh.credentials("servers", "/agent/web1")
+    name, root = running.mesh.server_name("authority", "servers"), running.mesh.trust.root_pem
+    request = authority_pb2.EnrollRequest(join_token="x" * LARGEST_MESSAGE).SerializeToString()
+    async with stalling(f"127.0.0.1:{port}", LARGEST_MESSAGE // 2) as relay:
+        async with dial(relay.address, name, root, who) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                method = "Enroll" if stranger else "Renew"
+                await channel.unary_unary(f"/telltale.api.mesh.v1.Authority/{method}")(request)
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

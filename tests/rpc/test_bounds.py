@@ -3,6 +3,8 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import grpc.aio
 import pytest
 from structlog.testing import capture_logs
 
+from telltale.identity.dialling import LARGEST_MESSAGE, dial
 from telltale.identity.workload import Workload
 from telltale.rpc import guard
 from telltale.rpc.bounds import MEMBERS, MOST_CALLS, STRANGERS, Bounds
@@ -18,6 +21,7 @@ from telltale.rpc.client import call_metadata
 from tests.support.auditing import Recorded
 from tests.support.echo import Echo, echo_server
 from tests.support.mesh import Mesh
+from tests.support.stalling import stalling
 
 HEALTH = "/grpc.health.v1.Health/Check"
 Metadata = tuple[tuple[str, str], ...]
@@ -224,6 +228,85 @@ async def test_a_forwarder_has_room_for_many_callers_and_each_of_them_for_its_ow
         )
         for call in (*first, *second):
             call.cancel()
+
+
+async def test_of_large_requests_that_do_not_end_a_caller_has_few_and_others_are_served(
+    mesh: Mesh, agent: Workload
+) -> None:
+    large = bytes(LARGEST_MESSAGE)
+    async with (
+        echo_server(mesh, bounds=replace(MEMBERS, reading_per_caller=2)) as echo,
+        AsyncExitStack() as held,
+    ):
+        metadata = await call_metadata(agent, echo.audience)
+        relay = await held.enter_async_context(stalling(echo.address, len(large) - 20_000))
+
+        async def send(seconds: float | None = None) -> None:
+            # Each on a connection of its own: that of one would keep back the others.
+            root = mesh.trust.root_pem
+            async with dial(relay.address, echo.server_name, root, agent.credentials) as channel:
+                await channel.unary_unary("/echo/Who")(large, metadata=metadata, timeout=seconds)
+
+        async def small(who: Workload, **options: Any) -> bytes:
+            async with echo.channel(who) as channel:
+                proof = await call_metadata(who, echo.audience)
+                answer: bytes = await channel.unary_unary("/echo/Who")(b"", metadata=proof, **options)
+                return answer
+
+        stalled = [asyncio.create_task(send()) for _ in range(2)]
+        for _ in stalled:
+            await relay.stalled.get()
+        behind = await asyncio.gather(*(send(2.0) for _ in range(10)), return_exceptions=True)
+        assert {type(one) for one in behind} == {grpc.aio.AioRpcError}
+        # What waits for its turn is kept by its sender, but for the window of a stream.
+        assert len(relay.taken) == 12 and max(relay.taken[2:]) < LARGEST_MESSAGE // 8
+        assert b"web2" in await small(mesh.workload("servers", "/agent/web2"))
+        waiting = asyncio.create_task(small(agent))
+        await cancelled(stalled)
+        assert b"web1" in await waiting
+
+
+async def test_who_waits_too_long_for_a_turn_is_told_to_end_its_other_requests(
+    mesh: Mesh, agent: Workload
+) -> None:
+    bounds = Bounds(100, 100, first_message=0.05, reading_per_caller=0)
+    async with echo_server(mesh, bounds=bounds) as echo, echo.channel(agent) as channel:
+        metadata = await call_metadata(agent, echo.audience)
+        code, said = await ended(opened(channel, "/echo/Who", metadata))
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert said.startswith("this call has waited for 0.05 s behind other calls of yours")
+
+
+async def test_many_calls_at_once_whose_requests_come_are_all_answered(mesh: Mesh, agent: Workload) -> None:
+    async with (
+        echo_server(mesh, bounds=replace(MEMBERS, reading_per_caller=2)) as echo,
+        echo.channel(agent) as channel,
+    ):
+        metadata = await call_metadata(agent, echo.audience)
+        call = channel.unary_unary("/echo/Who")
+        answers = await asyncio.gather(*(call(bytes(1_000), metadata=metadata) for _ in range(200)))
+    assert len(answers) == 200
+
+
+async def test_those_who_wait_behind_a_forwarder_take_no_turn_of_its_other_callers(
+    mesh: Mesh, agent: Workload
+) -> None:
+    gateway, other = mesh.workload("platform", "/gateway"), mesh.workload("servers", "/agent/web2")
+    bounds = replace(MEMBERS, reading_per_caller=1, reading_per_forwarder=2)
+    async with echo_server(mesh, frozenset({gateway.spiffe_id}), bounds=bounds) as narrow:
+        own = await call_metadata(gateway, narrow.audience)
+
+        async def behalf(who: Workload) -> Metadata:
+            return (*own, ("telltale-on-behalf-of", await who.token(narrow.audience)))
+
+        async with narrow.channel(gateway) as channel:
+            silent = [opened(channel, "/echo/Who", await behalf(agent)) for _ in range(5)]
+            reading = [asyncio.create_task(ended(call)) for call in silent]
+            for call in silent:
+                await call.wait_for_connection()
+            answer = await channel.unary_unary("/echo/Who")(b"", metadata=await behalf(other))
+            assert b"web2" in answer
+            await cancelled(reading)
 
 
 async def test_probes_are_bounded_by_the_certificate_and_apart_from_other_calls(
