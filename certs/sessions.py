@@ -15,7 +15,7 @@ from pathlib import Path
 from cryptography import x509
 
 from certs.state import State
-from telltale.errors import LimitExceeded
+from telltale.errors import LimitExceeded, Unauthenticated
 from telltale.identity.keys import thumbprint
 
 # Renewals at half-life need a handful; a holder who asks for more is broken or worse.
@@ -68,12 +68,14 @@ class Sessions:
             connection.execute("DELETE FROM certificate_session WHERE session = ?", (session.id,))
 
     def follow(self, session: Session, leaf: bytes) -> None:
-        """Lets a session go on with the next certificate."""
+        """Lets a session go on with the next certificate. Raises Unauthenticated once it has ended."""
         with self._state.transaction() as connection:
             _forget_expired(connection)
             (held,) = connection.execute(
                 "SELECT count(*) FROM certificate_session WHERE session = ?", (session.id,)
             ).fetchone()
+            if not held:
+                raise Unauthenticated("this session has ended; log in again with `telltale login`")
             if held >= _MOST_CERTIFICATES:
                 raise LimitExceeded(
                     "certificates of a session",

@@ -1,5 +1,6 @@
 """Policy groups stay with a session: from the join token through renewals into every token."""
 
+import asyncio
 import io
 import json
 import time
@@ -46,6 +47,15 @@ class Running:
         groups = jwt.decode(token.text, options={"verify_signature": False}).get("groups", [])
         assert isinstance(groups, list)
         return groups
+
+
+def begun(directory: Path, credentials: Credentials, *groups: str) -> Session:
+    leaf = credentials.certificates[0]
+    with State(directory).transaction() as connection:
+        begin(connection, leaf, groups, None)
+    session = Sessions(directory).of(leaf)
+    assert session is not None
+    return session
 
 
 @pytest.fixture
@@ -114,10 +124,52 @@ def test_a_persons_identity_is_had_by_no_join_token(
     assert "is a person's, who logs in" in capsys.readouterr().err
 
 
+async def test_a_renewal_beside_a_logout_leaves_nothing_that_gets_tokens(running: Running) -> None:
+    alice = person(running.mesh.trust_domain("operators"), "alice")
+    ends = (datetime.now(UTC) + timedelta(minutes=5)).replace(microsecond=0)
+    key = new_key()
+    first = Credentials(
+        key, running.mesh.authorities["operators"].issue(Profile(alice), key.public_key(), ends)
+    )
+    with State(running.directory).transaction() as connection:
+        begin(connection, first.certificates[0], ["responders"], ends)
+    renewed: list[Credentials] = []
+    begun_to_renew = asyncio.Event()
+
+    async def renew_for_ever() -> None:
+        with pytest.raises((Unauthenticated, LimitExceeded)):
+            while True:
+                renewed.append(await running.client.renew(first))
+                begun_to_renew.set()
+
+    renewing = [asyncio.create_task(renew_for_ever()) for _ in range(8)]
+    await begun_to_renew.wait()
+    await end_session(running.mesh.trust, running.client._authority, first)
+    await asyncio.gather(*renewing)
+    for each in renewed:
+        with pytest.raises(Unauthenticated, match="there is no session"):
+            await running.groups(each)
+
+
+def test_a_session_that_ended_between_its_reading_and_the_next_certificate_stays_ended(
+    tmp_path: Path,
+) -> None:
+    mesh = Mesh.create(tmp_path, "operators")
+    directory = mesh.home.authority("operators")
+    sessions = Sessions(directory)
+    session = begun(directory, mesh.credentials("operators", "/alice"), "responders")
+    late = mesh.credentials("operators", "/alice").certificates[0]
+    sessions.end(session)
+    with pytest.raises(Unauthenticated, match="this session has ended"):
+        sessions.follow(session, late)
+    assert sessions.of(late) is None
+
+
 def test_the_certificates_of_one_session_are_bounded(tmp_path: Path) -> None:
     mesh = Mesh.create(tmp_path, "operators")
-    sessions = Sessions(mesh.home.authority("operators"))
-    session = Session(bytes(32), ("responders",))
+    directory = mesh.home.authority("operators")
+    sessions = Sessions(directory)
+    session = begun(directory, mesh.credentials("operators", "/alice"), "responders")
     leaves = (mesh.credentials("operators", "/alice").certificates[0] for _ in range(1000))
     with pytest.raises(LimitExceeded, match="this session has 200 certificates"):
         for leaf in leaves:
@@ -129,10 +181,10 @@ def test_what_has_expired_is_forgotten(tmp_path: Path) -> None:
     directory = mesh.home.authority("operators")
     sessions = Sessions(directory)
     brief = mesh.credentials("operators", "/alice")
-    sessions.follow(Session(bytes(32), ("responders",)), brief.certificates[0])
+    begun(directory, brief, "responders")
     while time.time() <= brief.not_after.timestamp():
         time.sleep(0.05)
-    sessions.follow(Session(bytes(32), ()), mesh.credentials("operators", "/bob").certificates[0])
+    begun(directory, mesh.credentials("operators", "/bob"))
     assert sessions.of(brief.certificates[0]) is None
 
 
