@@ -174,7 +174,7 @@ def _private_key(pem: bytes, path: Path) -> ec.EllipticCurvePrivateKey:
 def _certificates(pem: bytes, path: Path) -> list[x509.Certificate]:
     try:
         certificates = x509.load_pem_x509_certificates(pem)
-    except ValueError as broken:
+    except (ValueError, x509.InvalidVersion) as broken:
         raise _Unfit(f"{path} holds no readable certificate") from broken
     # Some write the root too. Nobody believes it for that.
     return [certificates[0], *(one for one in certificates[1:] if one.subject != one.issuer)]

@@ -199,8 +199,21 @@ class Workload:
                 )
 
     async def _follow_files(self, files: CertificateFiles) -> None:
+        attempt = 0
         while True:
-            self._credentials = await files.next(self._credentials)
+            try:
+                self._credentials = await files.next(self._credentials)
+            except Exception as broken:
+                # Whatever it is, a process must not lose its identity for having stopped looking.
+                attempt += 1
+                _log.error(
+                    "certificate files not followed; looking again",
+                    spiffe_id=str(self.spiffe_id),
+                    error=str(broken) or type(broken).__name__,
+                )
+                await asyncio.sleep(backoff(attempt))
+                continue
+            attempt = 0
             self._tokens.clear()
             _log.info(
                 "certificate replaced",

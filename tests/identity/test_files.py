@@ -1,6 +1,7 @@
 """Certificates that another PKI writes into files: taken whole, of the same identity, no stream broken."""
 
 import asyncio
+import base64
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -204,6 +205,50 @@ async def test_another_identity_or_an_unbelievable_one_is_told_once_and_not_take
             site.mounted.put(fresh)
             await replaced(me, fresh.thumbprint)
     assert len([line for line in logs if line["event"].startswith("new certificate not taken")]) == 2
+
+
+async def test_a_certificate_that_no_parser_takes_is_told_and_the_next_good_one_taken(site: Site) -> None:
+    first, second = site.pki.credentials(AGENT), site.pki.credentials(AGENT)
+    site.mounted.put(first)
+    # X.509 knows the versions 0 to 2.
+    broken = first.certificates[0].replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x05", 1)
+    text = base64.encodebytes(broken).decode()
+    with capture_logs() as logs:
+
+        def complained() -> bool:
+            return any("no readable certificate" in str(each.get("error")) for each in logs)
+
+        async with Workload.open(site.settings) as me:
+            site.mounted.certificate.write_text(
+                f"-----BEGIN CERTIFICATE-----\n{text}-----END CERTIFICATE-----\n"
+            )
+            async with asyncio.timeout(20):
+                while not complained():  # noqa: ASYNC110 - the files are polled, too
+                    await asyncio.sleep(0.01)
+            assert me.credentials.thumbprint == first.thumbprint
+            site.mounted.put(second)
+            await replaced(me, second.thumbprint)
+
+
+async def test_files_are_followed_whatever_has_gone_wrong_with_a_look(site: Site) -> None:
+    first, second = site.pki.credentials(AGENT), site.pki.credentials(AGENT)
+    site.mounted.put(first)
+    load, looked = files.read_pair, asyncio.Event()
+
+    def read(certificates: Path, key: Path) -> object:
+        if not looked.is_set():
+            looked.set()
+            raise RuntimeError("nobody has thought of this")
+        return load(certificates, key)
+
+    with capture_logs() as logs:
+        async with Workload.open(site.settings) as me:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(files, "read_pair", read)
+                site.mounted.put(second)
+                await replaced(me, second.thumbprint)
+    told = [each for each in logs if each["event"] == "certificate files not followed; looking again"]
+    assert [each["error"] for each in told] == ["nobody has thought of this"]
 
 
 async def test_a_certificate_that_nobody_renews_is_warned_of(site: Site) -> None:
