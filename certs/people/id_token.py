@@ -10,7 +10,7 @@ import jwt
 
 from certs.people.keys import ProviderKeys
 from certs.people.settings import ProviderSettings
-from telltale.errors import Unauthenticated
+from telltale.errors import Unauthenticated, Unproven
 from telltale.identity.tokens import UNREADABLE
 
 # Clocks of two machines may differ by this much.
@@ -44,7 +44,7 @@ class IdTokenVerifier:
     async def verify(self, token: str, nonce: str) -> Login:
         """Who has logged in, with a login that was asked for with this nonce. Raises Unauthenticated."""
         if len(token) > LONGEST:
-            raise Unauthenticated(f"an ID token of {len(token)} characters is too long; log in again")
+            raise Unproven(f"an ID token of {len(token)} characters is too long; log in again")
         try:
             claims = await self._signed_claims(token)
         except jwt.ExpiredSignatureError:
@@ -54,7 +54,7 @@ class IdTokenVerifier:
                 f"the ID token is for another client than {self._settings.client_id}; log in again"
             ) from None
         except UNREADABLE as refused:
-            raise Unauthenticated(f"the ID token does not hold ({refused}); log in again") from None
+            raise Unproven(f"the ID token does not hold ({refused}); log in again") from None
         issued = self._check(claims, nonce)
         return Login(
             subject=claims["sub"],
@@ -72,7 +72,7 @@ class IdTokenVerifier:
         if unverified.get("iss") != self._settings.issuer:
             raise Unauthenticated(f"the ID token is not of {self._settings.issuer}; log in there")
         if header.get("alg") not in self._settings.algorithms:
-            raise Unauthenticated(
+            raise Unproven(
                 f"the ID token is signed with {str(header.get('alg'))[:20]!r}; this mesh takes "
                 f"{', '.join(self._settings.algorithms)}"
             )

@@ -22,7 +22,7 @@ from certs.profiles import Profile, person
 from certs.record import LOGIN, Record
 from certs.sessions import Session, Sessions
 from telltale.api.mesh.v1 import authority_pb2
-from telltale.errors import InvalidInput, TelltaleError, Unauthenticated
+from telltale.errors import InvalidInput, TelltaleError, Unauthenticated, Unproven
 from telltale.identity.credentials import spiffe_id_of
 from telltale.identity.keys import key_sha256, thumbprint
 from telltale.identity.person import ACCESS_TOKEN, GRANT_TYPE, ID_TOKEN, JWT, nonce_of
@@ -87,7 +87,9 @@ class Logins:
         except TelltaleError as refused:
             claimed = _claimed(request.subject_token)
             _log.warning("login refused", claimed=claimed, peer=context.peer(), reason=str(refused))
-            kind = type(refused).__name__
+            # Our own words stand for themselves: that a token was used twice shall not hide behind a guess.
+            own = isinstance(refused, Unauthenticated) and not isinstance(refused, Unproven)
+            kind = "" if own else type(refused).__name__
             self._decisions.stranger(context, LOGIN, claimed, str(refused), allowed=False, kind=kind)
             raise
         reason = f"logged in at {self._settings.provider.issuer}; groups {', '.join(session.groups)}"

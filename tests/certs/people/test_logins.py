@@ -406,6 +406,16 @@ async def test_every_login_and_every_refusal_is_recorded_and_no_token_is(running
         assert token not in str(logs) + str(running.heard.decisions)
 
 
+async def test_the_reuse_of_a_stolen_id_token_does_not_hide_behind_guesses(running: Running) -> None:
+    token = running.provider.id_token(nonce_of(new_key().public_key()))
+    await running.refused(token)
+    for number in range(3):
+        await running.refused(f"guess-{number}")
+    first, *guesses = (one for one in running.heard.decisions if not one.allowed)
+    assert "belongs to another device's key" in first.reason and first.kind == ""
+    assert {one.kind for one in guesses} == {"Unproven"}
+
+
 async def test_an_address_is_a_name_only_where_the_provider_has_verified_it(
     tmp_path: Path, provider: Provider
 ) -> None:
