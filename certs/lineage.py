@@ -17,10 +17,14 @@ from certs.profiles import profile_of
 from certs.state import State
 from telltale.identity.keys import thumbprint
 
-# A holder's own calls with the certificate before may still be on their way when it has begun with the next.
+# A holder's own calls with the certificate before may still be on their way when it has begun with the next:
+# for so long at most,
 OVERLAP = timedelta(minutes=1)
-# Certificates of one line that are remembered. An honest holder renews at half-life and has three that live.
-_MOST_OF_A_LINE = 1_000
+# and for this share of a certificate's life, or a brief one would be over before a copy of it is found.
+_OVERLAP_SHARE = 0.25
+# Certificates of one line that are remembered, and read when an old one is used. An honest holder renews at
+# half-life and has three that live.
+_MOST_OF_A_LINE = 50
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS certificate_lineage (
@@ -76,7 +80,7 @@ class Lineage:
                 "WHERE thumbprint = ?",
                 (now, mine),
             )
-            return _go_on(connection, line, mine, current, now)
+            return _go_on(connection, line, mine, current, now, _overlap(leaf))
 
     def follow(self, parent: x509.Certificate, leaf: bytes) -> None:
         """Remembers a certificate in DER that was issued to the holder of another, by whose use it was."""
@@ -88,16 +92,27 @@ class Lineage:
             _bound(connection, line)
 
 
-def _go_on(connection: sqlite3.Connection, line: str, mine: bytes, current: bytes | None, now: float) -> bool:
+def _overlap(leaf: x509.Certificate) -> float:
+    """Seconds for which the certificate may still be used beside the next one."""
+    life = leaf.not_valid_after_utc - leaf.not_valid_before_utc
+    return min(OVERLAP, life * _OVERLAP_SHARE).total_seconds()
+
+
+def _go_on(
+    connection: sqlite3.Connection, line: str, mine: bytes, current: bytes | None, now: float, overlap: float
+) -> bool:
     two = False
     if current is not None:
-        path, before = _ancestry(connection, mine), _ancestry(connection, current)
+        latest = _known(connection, current)
+        if latest is not None and latest.parent == mine and _is_recent(latest, now, overlap):
+            # By far the most uses of an older one: so much needs no more to be read.
+            return False
+        remembered = _remembered(connection, line)
+        path, before = _ancestry(remembered, mine), _ancestry(remembered, current)
         # What each of the two has for itself, from the latest back to what they have in common.
         own, theirs = _without(path, before), _without(before, path)
-        if theirs:
-            began = theirs[-1].first_use
-            if began is None or now - began < OVERLAP.total_seconds():
-                return False
+        if theirs and _is_recent(theirs[-1], now, overlap):
+            return False
         # Whoever goes back to what both have in common uses that again.
         own = own or path[:1]
         two = any(known.abandoned for known in own)
@@ -106,6 +121,10 @@ def _go_on(connection: sqlite3.Connection, line: str, mine: bytes, current: byte
             _mark(connection, before[:1], abandoned=True)
     connection.execute("INSERT OR REPLACE INTO certificate_line VALUES (?, ?)", (line, mine))
     return two
+
+
+def _is_recent(known: _Known, now: float, overlap: float) -> bool:
+    return known.first_use is None or now - known.first_use < overlap
 
 
 def _without(some: list[_Known], others: list[_Known]) -> list[_Known]:
@@ -153,11 +172,20 @@ def _known(connection: sqlite3.Connection, mine: bytes) -> _Known | None:
     return None if row is None else _Known(row[0], row[1], row[2], bool(row[3]))
 
 
-def _ancestry(connection: sqlite3.Connection, mine: bytes) -> list[_Known]:
+def _remembered(connection: sqlite3.Connection, line: str) -> dict[bytes, _Known]:
+    """All certificates of a line, by thumbprint."""
+    rows = connection.execute(
+        "SELECT thumbprint, parent, first_use_time, abandoned FROM certificate_lineage WHERE line = ?",
+        (line,),
+    )
+    return {row[0]: _Known(row[0], row[1], row[2], bool(row[3])) for row in rows}
+
+
+def _ancestry(remembered: dict[bytes, _Known], mine: bytes) -> list[_Known]:
     """A certificate and those before it that are still remembered."""
     found: list[_Known] = []
     wanted: bytes | None = mine
-    while wanted is not None and (known := _known(connection, wanted)) is not None:
+    while wanted is not None and (known := remembered.get(wanted)) is not None:
         found.append(known)
         wanted = known.parent
     return found

@@ -8,6 +8,8 @@ from pathlib import Path
 from telltale.errors import Unavailable
 
 STATE = "state.sqlite"
+# Seconds for which one waits for another's transaction.
+_LOCK_SECONDS = 10.0
 
 
 class State:
@@ -24,14 +26,14 @@ class State:
     @contextmanager
     def connection(self) -> Iterator[sqlite3.Connection]:
         # Joining is rare: a connection for each needs neither a pool nor a thread of its own.
-        with closing(sqlite3.connect(self._path, timeout=10, isolation_level=None)) as connection:
+        with closing(sqlite3.connect(self._path, timeout=_LOCK_SECONDS, isolation_level=None)) as connection:
             yield connection
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """All or nothing. The lock is taken before anything is read: of two at once only one can win.
 
-        Raises Unavailable, with nothing changed, when the file cannot be written.
+        Raises Unavailable, with nothing changed, when the file cannot be written or others keep it locked.
         """
         with self.connection() as connection:
             try:
@@ -42,8 +44,19 @@ class State:
                 # SQLite itself has rolled back what did not fit on the disk.
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
+                if _is_lock(failed):
+                    raise Unavailable(
+                        f"{self._path} was locked by another for {_LOCK_SECONDS:g} s; try again, "
+                        "and look for who holds it"
+                    ) from failed
                 if isinstance(failed, sqlite3.OperationalError):
                     raise Unavailable(
                         f"{self._path} cannot be written: {failed}; check the disk's space and health"
                     ) from failed
                 raise
+
+
+def _is_lock(failed: BaseException) -> bool:
+    # An extended code has its kind in the low byte. Errors of the module itself have none.
+    code: int = getattr(failed, "sqlite_errorcode", 0)
+    return code & 0xFF == sqlite3.SQLITE_BUSY

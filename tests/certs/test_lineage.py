@@ -11,6 +11,7 @@ from tempfile import mkdtemp
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -174,6 +175,25 @@ def test_of_very_many_certificates_those_are_kept_that_were_used(
         assert state.execute("SELECT count(*) FROM certificate_lineage").fetchone()[0] <= 6
     authority.use(old)
     assert authority.use(new)
+
+
+def test_copies_of_brief_certificates_are_found(authority: Authority, tmp_path: Path) -> None:
+    brief = Mesh.create(tmp_path / "brief", "servers", leaf_life=timedelta(seconds=30))
+    old, new = (brief.credentials("servers", "/agent/web1").leaf for _ in range(2))
+    authority.use(old)
+    authority.lineage.follow(old, new.public_bytes(Encoding.DER))
+    # By turns, all of them while both hold; and what was on its way when the holder went on.
+    assert [authority.use(one, 1) for one in (new, old, new)] == [False, False, False]
+    assert [authority.use(one, 10) for one in (old, new)] == [False, True]
+
+
+def test_a_line_remembers_few_however_often_it_is_renewed(authority: Authority, tmp_path: Path) -> None:
+    held = authority.enrol()
+    for _ in range(60):
+        held = authority.renew(held)
+    with closing(sqlite3.connect(tmp_path / STATE)) as state:
+        assert state.execute("SELECT count(*) FROM certificate_lineage").fetchone()[0] <= 51
+    assert not any(authority.found)
 
 
 def test_expired_certificates_are_forgotten(authority: Authority, tmp_path: Path) -> None:
