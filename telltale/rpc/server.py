@@ -120,4 +120,8 @@ async def _heed(trust: Trust, guard: Guard) -> Never:
         while True:
             await changed.wait()
             changed.clear()
-            await guard.reconsider()
+            try:
+                await guard.reconsider()
+            except Exception as failed:
+                # Whatever it is, the next change has to find somebody who heeds it.
+                _log.error("streams not reconsidered; they end with their tokens", exc_info=failed)

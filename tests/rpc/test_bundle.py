@@ -10,6 +10,7 @@ import pytest
 
 from telltale.identity.workload import Workload, follow
 from telltale.rpc.client import call_metadata
+from telltale.rpc.guard import Guard
 from tests.rpc.test_distrust import end_of, opened, running
 from tests.support.echo import Echo, echo_server
 from tests.support.mesh import Mesh, MeshIssuer
@@ -90,3 +91,28 @@ async def test_a_bundle_that_grows_ends_no_stream(tmp_path: Path, echo: Echo, me
         await call.write(b"still here")
         assert await call.read() == b"still here"
         call.cancel()
+
+
+async def test_a_change_that_could_not_be_heeded_does_not_end_the_heeding(
+    tmp_path: Path, echo: Echo, mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Mesh.create(tmp_path / "other", "servers")
+    agent = mesh.workload("servers", "/agent/web1")
+    reconsider, failed = Guard.reconsider, asyncio.Event()
+
+    async def fails_once(guard: Guard) -> None:
+        if not failed.is_set():
+            failed.set()
+            raise RuntimeError("nobody has thought of this")
+        await reconsider(guard)
+
+    monkeypatch.setattr(Guard, "reconsider", fails_once)
+    async with echo.channel(agent) as channel:
+        call = opened(channel, "Echo", await call_metadata(agent, echo.audience))
+        await running(call)
+        root = mesh.home.trust / "root.pem"
+        root.write_bytes(root.read_bytes() + other.trust.root_pem)
+        async with asyncio.timeout(20):
+            await failed.wait()
+        (mesh.home.trust / "servers.telltale.test.jwks.json").write_text('{"keys": []}')
+        assert (await end_of(call)).code() is grpc.StatusCode.UNAUTHENTICATED
