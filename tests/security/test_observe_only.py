@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import grimp
@@ -110,10 +111,15 @@ FORBIDDEN_CALLS = {
     "start_server",
     "start_unix_server",
     "create_server",
+    "create_datagram_endpoint",
+    "bind",
     "listen",
     "add_secure_port",
     "add_insecure_port",
 }
+# The one place of each program that binds a socket after all: the agent's is of the kernel's own kind, which
+# no network reaches; a receiver's is for the datagrams of devices, where its manifest says.
+BINDS = {"agent.__main__": {"agent.kernel.netlink"}, "agent.receiver.__main__": {"agent.receiver.ports"}}
 
 
 def source_of(module: str) -> str:
@@ -121,18 +127,33 @@ def source_of(module: str) -> str:
     return (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
 
 
-@pytest.fixture(scope="module")
-def modules() -> dict[str, ast.Module]:
-    """The agent, and all of the kit that it imports, however far away."""
+@cache
+def imported_by(program: str) -> dict[str, ast.Module]:
+    """A program and all that it imports, however far away, with the packages around."""
     graph = grimp.build_graph("agent", "telltale", cache_dir=None)
     found: set[str] = set()
-    wanted = {"agent"} | graph.find_descendants("agent")
+    wanted = {program}
     while wanted:
         module = wanted.pop()
         found.add(module)
-        wanted |= graph.find_modules_directly_imported_by(module) - found
-    assert {"agent.runner", "telltale.source.pusher", "telltale.identity.enrolment"} <= found
+        around = {module.rpartition(".")[0]} - {""}
+        wanted |= (graph.find_modules_directly_imported_by(module) | around) - found
+    assert {"telltale.source.pusher", "telltale.identity.enrolment"} <= found
     return {module: ast.parse(source_of(module)) for module in found if not module.startswith("telltale.api")}
+
+
+@pytest.fixture(scope="module")
+def modules() -> dict[str, ast.Module]:
+    return imported_by("agent.__main__")
+
+
+def test_every_module_of_the_agent_is_looked_at_and_none_of_a_receivers_is_one(
+    modules: dict[str, ast.Module],
+) -> None:
+    graph = grimp.build_graph("agent", cache_dir=None)
+    left = {"agent", *graph.find_descendants("agent")} - modules.keys()
+    assert "agent.receiver" in left and "agent.runner" not in left
+    assert left <= imported_by("agent.receiver.__main__").keys()
 
 
 def services() -> dict[str, ServiceDescriptor]:
@@ -230,8 +251,9 @@ def test_no_message_to_an_agent_can_carry_another_of_any_kind() -> None:
             assert not [kind for kind in fields.values() if kind.endswith("Entry")], name
 
 
-def test_an_agent_imports_nothing_that_runs_serves_or_dials_otherwise(modules: dict[str, ast.Module]) -> None:
-    for module, tree in modules.items():
+@pytest.mark.parametrize("program", BINDS)
+def test_an_agent_imports_nothing_that_runs_serves_or_dials_otherwise(program: str) -> None:
+    for module, tree in imported_by(program).items():
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 names = {alias.name for alias in node.names}
@@ -242,11 +264,17 @@ def test_an_agent_imports_nothing_that_runs_serves_or_dials_otherwise(modules: d
             assert not {name.partition(".")[0] for name in names} & FORBIDDEN, (module, names)
 
 
-def test_no_line_of_an_agent_runs_a_program_or_a_text_or_binds_a_port(modules: dict[str, ast.Module]) -> None:
-    for module, tree in modules.items():
+@pytest.mark.parametrize("program", BINDS)
+def test_no_line_of_an_agent_runs_a_program_or_a_text_or_binds_a_port(program: str) -> None:
+    binding = set()
+    for module, tree in imported_by(program).items():
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):
                 name = getattr(node.func, "attr", None) or getattr(node.func, "id", "")
                 if name == "compile" and isinstance(node.func, ast.Attribute):
                     continue  # a regular expression
+                if name == "bind":
+                    binding.add(module)
+                    continue
                 assert name not in FORBIDDEN_CALLS, (module, node.lineno, name)
+    assert binding == BINDS[program]
