@@ -6,27 +6,24 @@
 import asyncio
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import structlog
 
 from agent.collectors import CollectorFactory
 from agent.collectors.servers import COLLECTORS
-from agent.configuration import read_apart
 from agent.runner import Runner
+from agent.settings import AgentSettings
 from agent.telling import check, telling
 from telltale import process
 from telltale.api.mesh.v1.batch_pb2 import Origin
 from telltale.contract.image import Image
-
-if TYPE_CHECKING:
-    from agent.settings import AgentSettings
+from telltale.settings import read_or_exit
 
 log = structlog.get_logger(__name__)
 
 
 async def run(
-    settings: "AgentSettings",
+    settings: AgentSettings,
     stopping: asyncio.Event,
     collectors: Iterable[CollectorFactory] = COLLECTORS,
     image: Image | None = None,
@@ -39,7 +36,7 @@ async def run(
 
 
 async def _collect(
-    settings: "AgentSettings", collectors: Iterable[CollectorFactory], image: Image | None
+    settings: AgentSettings, collectors: Iterable[CollectorFactory], image: Image | None
 ) -> None:
     async with telling(settings, Origin.ORIGIN_AUTHENTICATED, image) as told:
         runner = Runner(
@@ -55,7 +52,7 @@ async def _collect(
 
 
 if __name__ == "__main__":
-    settings = read_apart()
+    settings = read_or_exit(AgentSettings, "A host agent: collects, seals, spools and pushes.")
     if "--check" in sys.argv[1:]:
         raise SystemExit(check(settings))
     process.run(lambda stopping: run(settings, stopping))

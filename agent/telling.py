@@ -6,13 +6,13 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import structlog
 
 from agent import status_file
 from agent.collectors import Host
 from agent.positions import Positions
+from agent.settings import TellingSettings
 from agent.status import SpoolStatus
 from telltale.api.mesh.v1.batch_pb2 import Origin
 from telltale.contract.image import Image, own_image
@@ -21,9 +21,6 @@ from telltale.errors import Precondition
 from telltale.identity.workload import Workload
 from telltale.naming import SpiffeId, domain_of
 from telltale.source.source import Source, SourceSettings
-
-if TYPE_CHECKING:
-    from agent.settings import TellingSettings
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +37,7 @@ class Telling:
 
 @asynccontextmanager
 async def telling(
-    settings: "TellingSettings", origin: Origin, image: Image | None = None
+    settings: TellingSettings, origin: Origin, image: Image | None = None
 ) -> AsyncIterator[Telling]:
     """Enrols, opens the spool and pushes; `image` describes its products, by default its domain's."""
     # It believes nobody: it takes no calls and reads no batches.
@@ -61,7 +58,7 @@ async def telling(
             status.cancel()
 
 
-async def _tell_status(settings: "TellingSettings", host: Host, source: Source, me: Workload) -> None:
+async def _tell_status(settings: TellingSettings, host: Host, source: Source, me: Workload) -> None:
     while True:
         usage = await source.usage()
         host.agent.spool = SpoolStatus(
@@ -79,7 +76,7 @@ async def _tell_status(settings: "TellingSettings", host: Host, source: Source, 
         await asyncio.sleep(status_file.WRITE_EVERY_SECONDS)
 
 
-def check(settings: "TellingSettings") -> int:
+def check(settings: TellingSettings) -> int:
     """For a health check: one line on how it fares, and the exit status."""
     try:
         print(status_file.check(settings.state, time.time()))

@@ -2,7 +2,6 @@
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -12,10 +11,7 @@ from telltale.identity.credentials import Credentials
 from telltale.identity.dialling import backoff
 from telltale.identity.enrolment import AuthorityClient, JoinToken
 from telltale.identity.keys import key_pem, load_key, new_key, write_secret
-
-if TYPE_CHECKING:
-    # What it is read with is large, and an agent does without it.
-    from telltale.settings import IdentitySettings
+from telltale.settings import IdentitySettings
 
 # The key while its first certificate is on the way: a retry after a crash must come with the same one.
 _ENROLLING = "enrolling.key"
@@ -26,7 +22,7 @@ _log = structlog.get_logger("telltale.identity")
 class Enrolment:
     """The state directory and the join token of one workload."""
 
-    def __init__(self, settings: "IdentitySettings", authority: AuthorityClient) -> None:
+    def __init__(self, settings: IdentitySettings, authority: AuthorityClient) -> None:
         self._state = settings.state
         self._token_file = settings.join_token_file
         self._enrollment = settings.enrollment

@@ -6,7 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Never
+from typing import Never
 
 import grpc
 import grpc.aio
@@ -24,10 +24,7 @@ from telltale.identity.hearing import hearing
 from telltale.identity.joining import Enrolment
 from telltale.identity.trust import Trust
 from telltale.naming import SpiffeId
-
-if TYPE_CHECKING:
-    # What it is read with is large, and an agent does without it.
-    from telltale.settings import IdentitySettings
+from telltale.settings import IdentitySettings
 
 # How soon a changed trust bundle is taken up.
 _TRUST_SECONDS = 1.0
@@ -48,7 +45,7 @@ class Workload:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, settings: "IdentitySettings", *, hears: bool = True) -> "AsyncIterator[Workload]":
+    async def open(cls, settings: IdentitySettings, *, hears: bool = True) -> "AsyncIterator[Workload]":
         """Loads the identity from the state directory or enrols with the join token, and keeps it alive.
 
         Where another PKI writes it into files, it is theirs that is followed.
@@ -238,7 +235,7 @@ class Workload:
         self._tokens.clear()
 
 
-def _files(settings: "IdentitySettings", trust: Trust) -> CertificateFiles | None:
+def _files(settings: IdentitySettings, trust: Trust) -> CertificateFiles | None:
     certificate, key = settings.certificate_file, settings.key_file
     if certificate is not None and key is not None:
         return CertificateFiles(certificate, key, trust)
