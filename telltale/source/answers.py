@@ -17,7 +17,7 @@ MAX_ANSWERS = 1_000
 MAX_CHAINS = 10_000
 
 
-class Ingest:
+class IngestStub:
     """The calls of `Ingest`. A response with too many parts does not parse, which gRPC tells by None."""
 
     def __init__(self, channel: aio.Channel) -> None:

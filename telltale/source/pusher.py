@@ -24,7 +24,7 @@ from telltale.errors import TelltaleError
 from telltale.identity.workload import Workload
 from telltale.naming import server_name
 from telltale.rpc.client import answered, backoff, call_metadata, stream_metadata
-from telltale.source.answers import Ingest
+from telltale.source.answers import IngestStub
 from telltale.source.drafts import Resealer
 from telltale.source.keeping import is_ahead
 from telltale.source.rows import Spooled
@@ -130,7 +130,7 @@ class Pusher:
         name = server_name("service", self._trust_domain)
         channel = self._me.channel(self._address, name)
         try:
-            ingest = Ingest(channel)
+            ingest = IngestStub(channel)
             # Fetched anew for each call: the channel shows the certificate of the moment, the token is its.
             metadata = await call_metadata(self._me, self._trust_domain)
             known = answered(
@@ -180,7 +180,7 @@ class Pusher:
         return list(found.values())
 
     async def _push(
-        self, ingest: Ingest, patience: float, held: frozenset[str], told: frozenset[str]
+        self, ingest: IngestStub, patience: float, held: frozenset[str], told: frozenset[str]
     ) -> tuple[frozenset[str], frozenset[str]]:
         """Pushes on one stream, which ends before its token does, or for products whose schema is unknown.
 
