@@ -56,7 +56,7 @@ async def measure(seconds: float) -> Section:
         received, dropped, cpu = await _receive(Path(directory), seconds)
     figures = [
         Figure("flows decoded, sealed and kept", received / seconds, "flows/s", f"{_RATE:,}"),
-        Figure("datagrams that the kernel dropped", dropped, "", "0"),
+        Figure("what the kernel dropped", dropped, "datagrams", "0"),
         Figure("CPU of the receiver", cpu / max(received, 1) * 1e6, "us/flow", "below 10"),
         Figure("flows for a core", received / cpu, "flows/s", f"{_RATE:,}"),
     ]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import agents, fairness, fleets, forwarding, latency, limit, pipeline, rotel
+from bench import agents, fairness, fleets, flows, forwarding, latency, limit, pipeline, rotel
 from bench.__main__ import SECTIONS, run
 from bench.counters import Counters
 from bench.report import Figure, Section, show, write
@@ -23,6 +23,7 @@ TINY: dict[str, Callable[[], Awaitable[Section]]] = {
     "agents": lambda: agents.measure(_MOMENT),
     "fleets": lambda: fleets.measure(_MOMENT, sizes=(1, 3), every=0.2),
     "fairness": lambda: fairness.measure(_MOMENT, flood=10),
+    "flows": lambda: flows.measure(_MOMENT),
 }
 
 
