@@ -23,12 +23,13 @@ from telltale.errors import BatchRefused, InvalidInput
 from telltale.identity.distrust import Distrust
 from telltale.naming import SpiffeId
 from telltale.seal.chain import Link, without
+from telltale.seal.verify import MAX_HOLES
 
 # Of a refused payload this much is kept for people to look at.
 _QUARANTINED_BYTES = 64 << 10
 _INT63 = (1 << 63) - 1
-# Losses and holes that one header may add.
-_MOST_NOTES = 100
+# Ranges without a declaration that one batch may show: those between the holes of its header.
+_MOST_MISSING = MAX_HOLES + 1
 
 
 @dataclass
@@ -205,10 +206,13 @@ class Group:
         )
 
     def _note(self, item: Delivered) -> None:
-        """Writes down what the batch says, or shows, about records and batches that are missing."""
+        """Writes down what the batch says, or shows, about records and batches that are missing.
+
+        A header that declares more than its bounds was refused before.
+        """
         header = item.header
         received = time_text(item.received_time)
-        for place, loss in enumerate(header.losses[:_MOST_NOTES]):
+        for place, loss in enumerate(header.losses):
             values = {
                 **_identity(item),
                 "place": place,
@@ -218,12 +222,12 @@ class Group:
                 "received_time": received,
             }
             sql.insert_new(self._connection, "losses", values)
-        for hole in header.holes[:_MOST_NOTES]:
+        for hole in header.holes:
             if 0 < hole.first_sequence <= hole.last_sequence < header.sequence:
                 reason = _name(HoleReason, hole.reason, "HOLE_REASON_")
                 records = min(hole.records, _INT63)
                 self._hole(item, hole.first_sequence, hole.last_sequence, records, reason)
-        for first, last in item.missing[:_MOST_NOTES]:
+        for first, last in item.missing[:_MOST_MISSING]:
             self._hole(item, first, last, None, "GAP" if item.after_gap else "UNDECLARED")
         if item.link is Link.SEEN:
             self._fill(item, header.sequence, header.sequence)

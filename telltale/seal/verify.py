@@ -44,8 +44,8 @@ _MAX_GENERATIONS = 16
 # Sources that speak of devices, accounts or the past, and never of themselves.
 _OBSERVERS = ("/receiver/", "/reader/", "/replay/")
 # Declarations of one header: a reader's work on it stays small.
-_MAX_HOLES = 1_000
-_MAX_LOSSES = 1_000
+MAX_HOLES = 1_000
+MAX_LOSSES = 1_000
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ def open_header(batch: Batch) -> Header:
         raise _malformed("previous_header_sha256 is no SHA-256")
     if not header.origin:
         raise _malformed("origin is missing")
-    if len(header.holes) > _MAX_HOLES or len(header.losses) > _MAX_LOSSES:
-        raise _malformed(f"a header declares at most {_MAX_HOLES} holes and {_MAX_LOSSES} losses")
+    if len(header.holes) > MAX_HOLES or len(header.losses) > MAX_LOSSES:
+        raise _malformed(f"a header declares at most {MAX_HOLES} holes and {MAX_LOSSES} losses")
     for name in ("first_event_time", "last_event_time"):
         if header.HasField(name):
             _time(header, name)

@@ -21,6 +21,7 @@ from telltale.consume.chains import Chains
 from telltale.consume.delivered import Delivered, Missing
 from telltale.errors import BatchRefused
 from telltale.seal.sealing import sha256
+from telltale.seal.verify import MAX_HOLES, MAX_LOSSES
 from tests.support.batches import Chain, disk_usage
 from tests.support.deliveries import Log
 from tests.support.mesh import Mesh
@@ -163,6 +164,27 @@ async def test_declared_holes_and_losses_are_known_and_no_break(
         (5, 7, "METHOD", "short-lived ones are missed")
     ]
     assert rows(database, "SELECT DISTINCT _verified FROM servers_disk_usage") == [("VERIFIED",)]
+
+
+async def test_every_hole_and_loss_that_a_header_may_declare_is_kept(
+    store: Store, database: Path, mesh: Mesh
+) -> None:
+    chain, log = chain_of(mesh), Log()
+    first = chain.next([disk_usage("/")])
+    # Every other batch is given up; those between come with what a reader has not been told of.
+    chain.sequence = 2 * MAX_HOLES + 1
+    holes = [
+        Hole(first_sequence=at, last_sequence=at, records=1, reason=HoleReason.HOLE_REASON_REFUSED)
+        for at in range(2, 2 * MAX_HOLES + 2, 2)
+    ]
+    losses = [Loss(records=1, reason=LossReason.LOSS_REASON_METHOD) for _ in range(MAX_LOSSES)]
+    later = chain.next([disk_usage("/")], holes=holes, losses=losses)
+    await store.commit([log.deliver(first), log.deliver(later)])
+    assert rows(database, "SELECT reason, count(*), sum(records) FROM holes GROUP BY 1 ORDER BY 1") == [
+        ("REFUSED", MAX_HOLES, MAX_HOLES),
+        ("UNDECLARED", MAX_HOLES, None),
+    ]
+    assert rows(database, "SELECT count(*) FROM losses") == [(MAX_LOSSES,)]
 
 
 async def test_a_gap_is_a_row_and_explains_what_is_missing_after_it(
