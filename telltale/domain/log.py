@@ -177,7 +177,7 @@ class ProductLog:
                 f"SELECT {COLUMNS} FROM batches b WHERE product = ? AND offset > ? ORDER BY offset LIMIT ?",
                 (product, offset, max_batches),
             )
-            found = rows.read(self.id, selected, max_bytes)
+            found = rows.signed(db, rows.read(self.id, selected, max_bytes), self._signers)
             selected.close()
             return replace(found, pruned_through=rows.pruned_through(db, product))
 
@@ -201,7 +201,7 @@ class ProductLog:
                 " ORDER BY b.offset LIMIT ?",
                 (product, offset, through, through, max_batches),
             )
-            found = rows.read(self.id, selected, max_bytes)
+            found = rows.signed(db, rows.read(self.id, selected, max_bytes), self._signers)
             selected.close()
             return found
 

@@ -2,8 +2,9 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 from telltale.api.mesh.v1.batch_pb2 import Delivery, Header
@@ -135,6 +136,21 @@ def read(log: str, rows: Iterable[tuple[Any, ...]], max_bytes: int) -> Found:
     return Found(entries, damaged)
 
 
+def signed(db: sqlite3.Connection, found: Found, known: Container[str]) -> Found:
+    """Of what was found, what its reader can verify: a batch whose signer does not hold any more is damaged.
+
+    known: signers whose certificates were read before.
+    """
+    lost = {one.signer for one in found.entries if one.signer not in known}
+    lost = {signer for signer in lost if not certificates_of(db, signer)}
+    if not lost:
+        return found
+    if found.entries[0].signer in lost:
+        damaged = takewhile(lambda one: one.signer in lost, found.entries)
+        return replace(found, entries=(), damaged=[one.offset for one in damaged])
+    return replace(found, entries=list(takewhile(lambda one: one.signer not in lost, found.entries)))
+
+
 def delivered(log: str, offset: int, received_ms: int, batch: bytes, signer: str) -> Entry:
     """A stored batch with its place."""
     delivery = Delivery(log=log, offset=offset)
@@ -163,25 +179,41 @@ def pruned_through(db: sqlite3.Connection, product: str) -> int:
 
 
 def keep_signer(db: sqlite3.Connection, certificates: Sequence[bytes]) -> str:
+    """Keeps a signer's chain, leaf first; also in place of one that does not hold any more."""
     names = [sha256(der).hex() for der in certificates]
-    if not db.execute("SELECT 1 FROM signers WHERE sha256 = ?", (names[0],)).fetchone():
+    if certificates_of(db, names[0]) != tuple(certificates):
         db.executemany(
-            "INSERT OR IGNORE INTO certificates VALUES (?, ?)", zip(names, certificates, strict=True)
+            "INSERT OR REPLACE INTO certificates VALUES (?, ?)", zip(names, certificates, strict=True)
         )
-        db.execute("INSERT INTO signers VALUES (?, ?)", (names[0], json.dumps(names)))
+        db.execute("INSERT OR REPLACE INTO signers VALUES (?, ?)", (names[0], json.dumps(names)))
     return names[0]
 
 
 def certificates_of(db: sqlite3.Connection, signer: str) -> tuple[bytes, ...]:
-    """A signer's chain, leaf first; without what does not hold any more."""
-    row = db.execute("SELECT certificates FROM signers WHERE sha256 = ?", (signer,)).fetchone()
-    names = json.loads(row[0]) if row else []
-    found = (
+    """A signer's chain, leaf first; nothing of one that does not hold whole any more."""
+    # As bytes: a damaged text may be none.
+    row = db.execute("SELECT CAST(certificates AS BLOB) FROM signers WHERE sha256 = ?", (signer,)).fetchone()
+    names = _names(row[0]) if row else ()
+    # A leaf of another name belongs to another signer.
+    if not names or names[0] != signer:
+        return ()
+    found = [
         db.execute("SELECT der FROM certificates WHERE sha256 = ?", (name,)).fetchone() for name in names
-    )
-    return tuple(
-        row[0] for name, row in zip(names, found, strict=True) if row and sha256(row[0]).hex() == name
-    )
+    ]
+    if not all(row and sha256(row[0]).hex() == name for name, row in zip(names, found, strict=True)):
+        return ()
+    return tuple(row[0] for row in found)
+
+
+def _names(written: bytes) -> tuple[str, ...]:
+    """Digests of a signer's certificates; none when a flip has made them something else."""
+    try:
+        names = json.loads(written)
+    except ValueError:
+        return ()
+    whole = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    # SQLite takes no text that is not Unicode, such as half a surrogate.
+    return tuple(names) if whole and all(name.isascii() for name in names) else ()
 
 
 def schemas(db: sqlite3.Connection) -> list[bytes]:

@@ -95,6 +95,53 @@ async def test_whatever_a_row_says_is_under_its_checksum(tmp_path: Path, column:
         assert list((await log.look(OTHER, 0, 1 << 20)).damaged) == [2]
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE signers SET certificates = replace(certificates, '[', 'Z')",
+        "UPDATE signers SET certificates = CAST(x'5b22ff225d' AS TEXT)",
+        "UPDATE signers SET certificates = '{\"a\": 1}'",
+        "UPDATE signers SET certificates = '[]'",
+        "UPDATE signers SET sha256 = 'another'",
+        "UPDATE certificates SET der = x'00'",
+        "DELETE FROM certificates WHERE der = CAST('issuer' AS BLOB)",
+    ],
+)
+async def test_batches_whose_signer_does_not_hold_are_damaged_until_its_next_batch_mends_it(
+    tmp_path: Path, statement: str
+) -> None:
+    path = tmp_path / "log.db"
+    chain = Chain(product=OTHER)
+    async with chain_log(path) as log:
+        await log.append([chain.next(), chain.next()])
+        entries = await log.after(OTHER, 0, 1 << 20)
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        assert db.execute(statement).rowcount
+    async with chain_log(path) as log:
+        assert list((await log.look(OTHER, 0, 1 << 20)).damaged) == [1, 2]
+        assert await log.certificates_of(entries[0].signer) == ()
+        await log.append([chain.next()])
+        assert await log.certificates_of(entries[0].signer) == chain.signer
+    async with chain_log(path) as log:
+        assert [one.offset for one in await log.after(OTHER, 0, 1 << 20)] == [1, 2, 3]
+
+
+async def test_batches_of_other_signers_stay_readable_around_a_damaged_one(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    chain = Chain(product=OTHER)
+    async with chain_log(path) as log:
+        for name in (b"first", b"second", b"third"):
+            chain.signer = (name, b"issuer")
+            await log.append([chain.next()])
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        assert db.execute("UPDATE certificates SET der = x'00' WHERE der = CAST('second' AS BLOB)").rowcount
+    async with chain_log(path) as log:
+        assert [one.offset for one in (await log.look(OTHER, 0, 1 << 20)).entries] == [1]
+        assert list((await log.look(OTHER, 1, 1 << 20)).damaged) == [2]
+        assert [one.offset for one in await log.after(OTHER, 0, 1 << 20)] == [1]
+        assert [one.offset for one in await log.after(OTHER, 2, 1 << 20)] == [3]
+
+
 async def test_wherever_a_bit_flips_nothing_damaged_is_delivered_and_most_is_readable(tmp_path: Path) -> None:
     whole = await made(tmp_path / "whole.db")
     size, chance = (tmp_path / "whole.db").stat().st_size, random.Random(11)
