@@ -1,6 +1,6 @@
 #!/bin/sh
 # What tests need of the system itself, because no wheel brings it: a real LDAP server, a real exporter and
-# collector of flows, and network namespaces.
+# collector of flows, network namespaces, and a look at what a process syncs.
 # Installs what is missing where it can. Where it cannot it says so, and the tests that need it fail.
 set -eu
 
@@ -10,6 +10,7 @@ missing=""
 [ -x /usr/sbin/softflowd ] || missing="$missing softflowd"
 [ -x /usr/bin/nfcapd ] || missing="$missing nfdump"
 [ -x /sbin/ip ] || [ -x /usr/sbin/ip ] || [ -x /bin/ip ] || missing="$missing iproute2"
+[ -x /usr/bin/strace ] || missing="$missing strace"
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
