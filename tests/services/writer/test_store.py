@@ -214,6 +214,28 @@ async def test_a_gap_is_a_row_and_explains_what_is_missing_after_it(
     assert rows(database, 'SELECT log, "offset" FROM cursors') == [("b", 1)]
 
 
+async def test_a_gap_that_retention_has_left_is_a_row_and_status_shows_it(
+    store: Store, database: Path, mesh: Mesh
+) -> None:
+    chain, log = chain_of(mesh), Log()
+    batches = [chain.next([disk_usage("/")]) for _ in range(9)]
+    await store.commit([log.deliver(batches[0])])
+    log.offset = 8
+    gap = Gap(
+        reason=GapReason.GAP_REASON_RETENTION,
+        product=chain.product,
+        log=log.name,
+        after_offset=1,
+        resumed=Position(product=chain.product, log=log.name, offset=9),
+    )
+    log.chains.gap(chain.product)
+    await store.commit([Missing(gap), log.deliver(batches[8])])
+    assert rows(database, "SELECT after_offset, reason, resumed_offset FROM gaps") == [(1, "RETENTION", 9)]
+    (shown,) = gaps(database)
+    assert (shown.product, shown.reason, shown.gaps) == (chain.product, "retention", 1)
+    assert rows(database, "SELECT first_sequence, last_sequence, reason FROM holes") == [(2, 8, "GAP")]
+
+
 async def test_what_does_not_decode_is_kept_in_quarantine_and_the_rest_is_stored(
     store: Store, database: Path, mesh: Mesh
 ) -> None:
