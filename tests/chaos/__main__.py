@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +21,11 @@ from rich.console import Console
 from telltale.identity.credentials import Credentials
 from tests.chaos import disks
 from tests.chaos.campaign import Campaign, Outcome, Say, Shape
-from tests.chaos.comparison import compare
+from tests.chaos.comparison import Comparison, compare
 from tests.chaos.journal import read
-from tests.chaos.load import JOURNAL, SPOOL, TRUST_DOMAIN
+from tests.chaos.load import JOURNAL, SPOOL
 from tests.chaos.report import Report
-from tests.chaos.schedule import Event, Parts, schedule
+from tests.chaos.schedule import Event, Parts, damages, schedule
 from tests.support.running_mesh import up
 
 _INTERVALS = "servers.memory=1s,servers.cpu=1s,servers.disk_usage=2s,servers.network_io=1s"
@@ -47,27 +47,23 @@ def main() -> int:
         parts = replace(parts, pace=0.5, half_open=False, damage=False)
     events = schedule(seed, options.kills, shape.names, parts)
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
-    console.print(f"seed {seed}, {options.kills} kills, {len(events)} faults:")
-    for event in events:
+    damage = damages(seed, options.kills, parts)
+    console.print(f"seed {seed}, {options.kills} kills, {len(events)} faults, {len(damage)} damaged files:")
+    for event in (*events, *damage):
         console.print(f"  {event}", highlight=False)
     directory = options.directory or Path(tempfile.mkdtemp(prefix="telltale-chaos-"))
     started = time.monotonic()
     campaign = Campaign(directory, shape, full_disk=mounting)
-    with _telling(console, len(events)) as say:
-        outcome = _run(campaign, events, say)
-        say("comparing")
-        comparison = compare(
-            campaign.database,
-            [one for journal in sorted(directory.rglob(JOURNAL)) for one in read(journal)],
-            _spools(directory),
-            sorted(campaign.home.glob("state/*/log.db")),
-            damaged=parts.damage,
-            cut_off={
-                (f"spiffe://{TRUST_DOMAIN}/agent/load-1", product): count
-                for product, count in outcome.cut_off.items()
-            },
-        )
-    report = Report(seed, events, time.monotonic() - started, outcome, comparison, left_out)
+    outcome, comparisons = Outcome(), {}
+    with _telling(console, len(events) + len(damage)) as say:
+        campaign.prepare()
+        for phase, faults in (("faults", events), ("damage", damage)):
+            # Damage excuses what no other fault does, so that all else is compared before it is done.
+            if faults:
+                _run(campaign, faults, say, outcome, fleet=phase == "faults")
+                say(f"comparing after {phase}")
+                comparisons[phase] = _compare(directory, campaign, damaged=phase == "damage")
+    report = Report(seed, (*events, *damage), time.monotonic() - started, outcome, comparisons, left_out)
     report.print(console)
     if options.json is not None:
         options.json.write_text(report.as_json() + "\n")
@@ -80,13 +76,21 @@ def main() -> int:
     return 0 if report.holds else 1
 
 
-def _run(campaign: Campaign, events: tuple[Event, ...], say: Say) -> Outcome:
-    campaign.prepare()
+def _run(campaign: Campaign, events: Sequence[Event], say: Say, outcome: Outcome, *, fleet: bool) -> None:
     say("the mesh starts")
     with up(campaign.home, settings={"TELLTALE_INTERVALS": _INTERVALS}) as mesh:
-        outcome = asyncio.run(campaign.run(mesh, events, say))
+        asyncio.run(campaign.run(mesh, events, say, outcome, fleet=fleet))
         say("the mesh stops")
-    return outcome
+
+
+def _compare(directory: Path, campaign: Campaign, *, damaged: bool) -> Comparison:
+    return compare(
+        campaign.database,
+        [one for journal in sorted(directory.rglob(JOURNAL)) for one in read(journal)],
+        _spools(directory),
+        sorted(campaign.home.glob("state/*/log.db")),
+        damaged=damaged,
+    )
 
 
 def _spools(directory: Path) -> list[tuple[str, Path]]:

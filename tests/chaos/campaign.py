@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,8 +64,8 @@ class Outcome:
     kills: dict[str, int] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
     recovery_seconds: dict[str, list[float]] = field(default_factory=dict)
-    # Records of the first load source that were cut off its spool, by product: nobody can declare them.
-    cut_off: dict[str, int] = field(default_factory=dict)
+    # Faults whose target was never there.
+    missed: list[str] = field(default_factory=list)
     never_recovered: list[str] = field(default_factory=list)
     # Seconds until the first batch of each agent of the fleet was stored: at its start, and after it lost its
     # service and every connection at once.
@@ -107,52 +107,62 @@ class Campaign:
         for directory in self._disks.values():
             disks.unmount(directory, keep=keep)
 
-    async def run(self, mesh: RunningMesh, events: Sequence[Event], say: Say) -> Outcome:
-        """Runs the faults on a mesh that was just started."""
-        outcome = Outcome()
+    async def run(
+        self, mesh: RunningMesh, events: Sequence[Event], say: Say, outcome: Outcome, *, fleet: bool
+    ) -> None:
+        """Runs the faults on a mesh that was just started; once more on the same files, when it has ended.
+
+        outcome: what was done and found is added to it. fleet: whether the fleet comes after the faults.
+        """
         witness = Witness(self.database)
         service, authority = await asyncio.to_thread(_addresses, mesh)
-        await asyncio.to_thread(
-            join, self.home, [(name, directory / name) for name, directory in self.loads.items()]
-        )
+        places = [(name, directory / name) for name, directory in self.loads.items()]
+        await asyncio.to_thread(join, self.home, places)
+        started = time.time()
         async with Link(service) as link, self._sources(link.address, authority, self.loads):
             members = Members(mesh.process.pid, self.loads)
-            here = await self._until(lambda: self._heard(self._shape.names, 0.0), "the first records", say)
+            here = await self._until(
+                lambda: self._heard(self._shape.names, started), "the first records", say
+            )
             if here is None:
-                outcome.not_quiet = ["the mesh has not started: see the logs"]
-                return outcome
+                outcome.not_quiet.append("the mesh has not started: see the logs")
+                return
             async with _looking(members, witness):
                 faults = Faults(members, link, witness, self._disks, self.home, self.loads, say)
-                await self._follow(events, faults, say)
+                outcome.missed += await self._follow(events, faults, say)
                 faults.end()
                 say("no more faults: waiting until everybody is back")
-                outcome.never_recovered = await self._back(witness, say)
+                outcome.never_recovered += await self._back(witness, say)
                 members.signal_loads(signal.SIGUSR1)
                 outcome.not_quiet += await self._arrived(self._spools(self.loads.values()), say)
-                if self._shape.fleet:
+                if fleet and self._shape.fleet:
                     await self._run_fleet(mesh, members, service, authority, outcome, say)
-            outcome.faults, outcome.cut_off = faults.done, dict(faults.cut_off)
-        outcome.peak_bytes, outcome.kills = members.peak_bytes, members.kills
-        outcome.recovery_seconds = witness.recovered
-        return outcome
+            _add(outcome.faults, faults.done)
+        _add(outcome.kills, members.kills)
+        for name, peak in members.peak_bytes.items():
+            outcome.peak_bytes[name] = max(peak, outcome.peak_bytes.get(name, 0))
+        for name, took in witness.recovered.items():
+            outcome.recovery_seconds.setdefault(name, []).extend(took)
 
-    async def _follow(self, events: Sequence[Event], faults: Faults, say: Say) -> None:
-        """In order of time; while too many are down the clock of the schedule stands."""
+    async def _follow(self, events: Sequence[Event], faults: Faults, say: Say) -> list[str]:
+        """In order of time; while too many are down the clock of the schedule stands. What was missed."""
         before = 0.0
+        missed: list[str] = []
         async with asyncio.TaskGroup() as tasks:
             for event in events:
                 await asyncio.sleep(event.at - before)
                 before = event.at
                 await self._until(lambda: faults.down <= _MOST_DOWN, "less to be down", say)
                 say(str(event))
-                tasks.create_task(self._one(event, faults, say))
+                tasks.create_task(self._one(event, faults, missed))
+        return missed
 
     @staticmethod
-    async def _one(event: Event, faults: Faults, say: Say) -> None:
+    async def _one(event: Event, faults: Faults, missed: list[str]) -> None:
         try:
             await faults.run(event)
-        except Missed as missed:
-            say(str(missed))
+        except Missed as failed:
+            missed.append(f"{event.fault} {event.target}: {failed}")
 
     async def _run_fleet(
         self,
@@ -190,8 +200,7 @@ class Campaign:
                 outcome.not_quiet += await self._arrived(self._spools(directories.values()), say)
         for name, peak in watching.peak_bytes.items():
             members.peak_bytes[name] = max(peak, members.peak_bytes.get(name, 0))
-        for name, count in watching.kills.items():
-            members.kills[name] = members.kills.get(name, 0) + count
+        _add(members.kills, watching.kills)
 
     @contextlib.asynccontextmanager
     async def _sources(
@@ -301,6 +310,11 @@ async def _looking(members: Members, witness: Witness) -> AsyncIterator[None]:
         looking = tasks.create_task(look())
         yield
         looking.cancel()
+
+
+def _add(counts: dict[str, int], more: Mapping[str, int]) -> None:
+    for name, count in more.items():
+        counts[name] = counts.get(name, 0) + count
 
 
 def _addresses(mesh: RunningMesh) -> tuple[str, str]:

@@ -5,11 +5,13 @@ It looks at files alone, and at all of them: journals of the load, spools, produ
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
+from tests.chaos.excuses import Excuses, batches, excused_records, excuses, lies_in_a_gap
 from tests.chaos.journal import Announced, digest
 from tests.chaos.records import LOADS, Load
 
@@ -28,6 +30,8 @@ class Comparison:
     chains: int = 0
     # Losses that a header declares, or that a gap or the quarantine shows.
     records_declared_lost: int = 0
+    # Records that lie where damage shows, and that nobody could count.
+    records_excused: int = 0
     batches_declared_lost: int = 0
     quarantined: int = 0
     gaps: int = 0
@@ -60,11 +64,9 @@ def compare(
     logs: Iterable[Path],
     *,
     damaged: bool = False,
-    cut_off: Mapping[tuple[str, str], int] | None = None,
 ) -> Comparison:
     """Compares everything. spools: source and file of each. damaged: files were damaged on purpose, so that
-    gaps and the quarantine explain what is missing. cut_off: records that were cut off the spool of a source,
-    by source and product: nobody could declare them.
+    gaps, holes without a count and the quarantine excuse what lies in them, and nothing else.
     """
     found = Comparison()
     with _reading(database) as stored:
@@ -76,23 +78,23 @@ def compare(
             mine = [one for one in announced if one.product == load.product]
             for source in sorted({one.source for one in mine}):
                 records = [one for one in mine if one.source == source]
-                spare = (cut_off or {}).get((source, load.product), 0)
-                _compare_records(stored, load, source, records, damaged, spare, found)
+                _compare_records(stored, load, source, records, damaged, found)
         chains = _chains(stored)
         _compare_chains(stored, chains, damaged, found)
         _compare_rows(stored, found)
         unread: dict[tuple[str, str, int], set[int]] = {}
         for path in logs:
             _compare_log(stored, path, unread, damaged, found)
-        # The end of a chain may lie in a gap, with nothing behind it that would show the hole.
-        gaps = {row[0] for row in stored.execute("SELECT product FROM gaps")} if damaged else set()
         for source, path in spools:
-            _compare_spool(source, path, chains, _holes(stored, damaged), unread, gaps, found)
+            _compare_spool(stored, source, path, chains, unread, damaged, found)
     return found
 
 
-def _reading(path: Path) -> "sqlite3.Connection":
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """Closed behind it: a file that is open here would be held to its index when it is damaged next."""
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        yield connection
 
 
 def _one(database: sqlite3.Connection, question: str, *values: object) -> int:
@@ -114,7 +116,6 @@ def _compare_records(
     source: str,
     announced: Sequence[Announced],
     damaged: bool,
-    cut_off: int,
     found: Comparison,
 ) -> None:
     """Each record of one source and product, by its number."""
@@ -144,12 +145,15 @@ def _compare_records(
         seen.add(number)
         last = max(last, number)
     missing = sorted(kept - seen)
-    declared = _declared_lost(stored, load.product, source, damaged) + cut_off
+    excused = excused_records(stored, load, source, announced, seen) if damaged and missing else set()
+    missing = [number for number in missing if number not in excused]
+    declared = _declared_lost(stored, load.product, source)
     if len(missing) > declared:
         shown = ", ".join(map(str, missing[:5]))
         found.lost.append(
             f"{name}: {len(missing)} records are missing and {declared} are declared lost; missing: {shown}"
         )
+    found.records_excused += len(excused)
     found.records_declared_lost += min(len(missing), declared)
 
 
@@ -160,16 +164,9 @@ def _rows(stored: sqlite3.Connection, load: Load, source: str) -> Iterator[tuple
     return stored.execute(f"SELECT {columns} FROM {load.table} WHERE _source = ? ORDER BY _row", (source,))
 
 
-def _declared_lost(stored: sqlite3.Connection, product: str, source: str, damaged: bool) -> int:
-    """Records that the source itself has declared lost; any number where damage shows in what is stored."""
+def _declared_lost(stored: sqlite3.Connection, product: str, source: str) -> int:
+    """Records that the source itself has declared lost."""
     mine = "WHERE product = ? AND source = ?"
-    if damaged and (
-        _one(stored, "SELECT count(*) FROM gaps WHERE product = ?", product)
-        or _one(stored, f"SELECT count(*) FROM quarantine {mine}", product, source)
-        or _one(stored, f"SELECT count(*) FROM holes {mine} AND records IS NULL", product, source)
-    ):
-        # How many records a batch had that nobody can read any more, nobody knows.
-        return 1 << 62
     return _one(stored, f"SELECT coalesce(sum(records), 0) FROM holes {mine}", product, source) + _one(
         stored, f"SELECT coalesce(sum(records), 0) FROM losses {mine}", product, source
     )
@@ -191,12 +188,12 @@ def _chains(stored: sqlite3.Connection) -> _Chains:
 
 
 def _holes(stored: sqlite3.Connection, damaged: bool) -> _Chains:
-    """Sequences that were declared as given up; with damage, all that is visibly missing."""
+    """Sequences that were declared as given up; with damage, those in a gap and in quarantine besides."""
     holes: _Chains = {}
     for product, source, epoch, first, last, reason in stored.execute(
         "SELECT product, source, epoch, first_sequence, last_sequence, reason FROM holes"
     ):
-        if damaged or reason not in (_UNDECLARED, _IN_A_GAP):
+        if reason not in ((_UNDECLARED,) if damaged else (_UNDECLARED, _IN_A_GAP)):
             holes.setdefault((product, source, epoch), []).extend(range(first, last + 1))
     if damaged:
         for product, source, epoch, sequence in stored.execute(
@@ -220,10 +217,13 @@ def _compare_chains(stored: sqlite3.Connection, chains: _Chains, damaged: bool, 
         missing = sorted(set(range(1, max(sequences) + 1)) - set(sequences) - declared)
         if missing:
             found.undeclared.append(f"{name}: {len(missing)} batches are missing: {missing[:5]}")
-    for product, source, first, last, reason in stored.execute(
-        "SELECT product, source, first_sequence, last_sequence, reason FROM holes"
+    for product, source, epoch, first, last, reason in stored.execute(
+        "SELECT product, source, epoch, first_sequence, last_sequence, reason FROM holes"
     ):
-        if reason in (_UNDECLARED, _IN_A_GAP) and not damaged:
+        if reason == _UNDECLARED or (
+            reason == _IN_A_GAP
+            and not (damaged and lies_in_a_gap(stored, product, source, epoch, first, last))
+        ):
             found.undeclared.append(f"{product} of {source}: hole {first} to {last}: {reason}")
 
 
@@ -284,30 +284,33 @@ def _compare_log(
                 (product, source, epoch, sequence),
             ).fetchone()
             where = f"{product} of {source} ({epoch}): batch {sequence}"
-            if row is None and not _is_visible(stored, product, sha256.hex(), damaged):
+            if row is None and not _is_visible(stored, product, sha256.hex(), name, offset, damaged):
                 found.lost.append(f"{where} was acked and is not stored")
             elif row is not None and row[0] != sha256.hex():
                 found.changed.append(f"{where} is stored as another than was acked")
 
 
-def _is_visible(stored: sqlite3.Connection, product: str, header_sha256: str, damaged: bool) -> bool:
+def _is_visible(
+    stored: sqlite3.Connection, product: str, header_sha256: str, log: str, offset: int, damaged: bool
+) -> bool:
     """Whether a batch that is not stored lies in quarantine or, where damage was done, in a gap."""
     return bool(
         _one(stored, "SELECT count(*) FROM quarantine WHERE header_sha256 = ?", header_sha256)
-        or (damaged and _one(stored, "SELECT count(*) FROM gaps WHERE product = ?", product))
+        or (damaged and excuses(stored, product).cover(log, offset))
     )
 
 
 def _compare_spool(
+    stored: sqlite3.Connection,
     source: str,
     path: Path,
     chains: _Chains,
-    holes: _Chains,
     unread: dict[tuple[str, str, int], set[int]],
-    gaps: set[str],
+    damaged: bool,
     found: Comparison,
 ) -> None:
     """Everything up to the end of a source's chains is stored, on its way, or declared."""
+    holes = _holes(stored, damaged)
     with _reading(path) as spool:
         waiting: dict[tuple[str, int], set[int]] = {}
         for product, epoch, sequence in spool.execute("SELECT product, epoch, sequence FROM batches"):
@@ -325,7 +328,13 @@ def _compare_spool(
                 | pending.get(product, set())
             )
             missing = sorted(set(range(1, head + 1)) - accounted)
-            if missing and product not in gaps:
+            # The end of a chain may lie in a gap, with nothing behind it that would show the hole.
+            behind = [one for one in batches(stored, product, source) if one.epoch <= epoch][-1:]
+            shown = excuses(stored, product) if damaged else Excuses()
+            beyond = [
+                one for one in missing if not behind or (epoch, one) > (behind[0].epoch, behind[0].sequence)
+            ]
+            if len(beyond) < len(missing) or len(beyond) > shown.in_gaps(behind[0] if behind else None, None):
                 found.lost.append(
                     f"{product} of {source} ({epoch}): the source has sealed {head} batches, and"
                     f" {len(missing)} are nowhere: {missing[:5]}"

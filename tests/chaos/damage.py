@@ -3,10 +3,7 @@
 import mmap
 import os
 import random
-import shutil
 import sqlite3
-import tempfile
-from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -65,17 +62,3 @@ def _live_bytes(wal: Path) -> int:
     while content[end + 8 : end + 16] == salts and salts:
         end += _FRAME_HEADER + page
     return end if end > _WAL_HEADER else 0
-
-
-def waiting(spool: Path) -> Counter[str]:
-    """Records that wait in the spool of a dead process, by product; nothing is changed by looking. Blocks."""
-    with tempfile.TemporaryDirectory() as scratch:
-        for path in (spool, Path(f"{spool}-wal")):
-            if path.exists():
-                shutil.copy(path, scratch)
-        try:
-            with closing(sqlite3.connect(Path(scratch) / spool.name)) as reading:
-                rows = reading.execute("SELECT product, sum(records) FROM batches GROUP BY 1").fetchall()
-        except sqlite3.DatabaseError:
-            return Counter()
-    return Counter(dict(rows))

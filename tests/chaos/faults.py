@@ -2,13 +2,12 @@
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from tests.chaos import disks
-from tests.chaos.damage import Damage, flip, truncate, waiting
+from tests.chaos.damage import Damage, flip, truncate
 from tests.chaos.link import Link
 from tests.chaos.load import SPOOL
 from tests.chaos.members import Members
@@ -53,8 +52,6 @@ class Faults:
         self._say = say
         self._killing = 0
         self.done: dict[str, int] = {}
-        # Records of the first load source that were durable and were cut off its spool, by product.
-        self.cut_off: Counter[str] = Counter()
 
     async def run(self, event: Event) -> None:
         """Begins a fault and, where it lasts, ends it. Raises Missed when its target is never there."""
@@ -127,8 +124,6 @@ class Faults:
         try:
             await asyncio.sleep(_WAITING_SECONDS)
             damage: Damage = flip if event.fault is Fault.FLIP else truncate
-            if event.target == LOAD:
-                damage = self._counting(damage)
             place = await self._met(
                 lambda name: self._members.damage(name, damage, path, event.choice), target
             )
@@ -138,20 +133,6 @@ class Faults:
             self._link.heal()
             if consumer is not None:
                 self._members.go_on(consumer)
-
-    def _counting(self, damage: Damage) -> Damage:
-        """Counts what is cut off a spool: it was nowhere else yet, and nobody can tell that it was there.
-
-        A flipped bit in a write-ahead log cuts off all that follows it, too.
-        """
-
-        def counted(spool: Path, choice: int) -> str | None:
-            before = waiting(spool)
-            done = damage(spool, choice)
-            self.cut_off += (gone := before - waiting(spool))
-            return f"{done}, with {gone.total()} records"
-
-        return counted
 
     async def _disturb(self, event: Event) -> None:
         match event.fault:

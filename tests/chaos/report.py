@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,29 +25,31 @@ class Report:
     events: Sequence[Event]
     seconds: float
     outcome: Outcome
-    comparison: Comparison
+    # By phase: after the faults strictly, after the damage with what damage excuses.
+    comparisons: Mapping[str, Comparison]
     left_out: Sequence[str]
 
     @property
     def holds(self) -> bool:
         """Whether the promise was kept, and everybody came back."""
         outcome = self.outcome
-        return self.comparison.holds and not outcome.never_recovered and not outcome.not_quiet
+        kept = bool(self.comparisons) and all(one.holds for one in self.comparisons.values())
+        return kept and not (outcome.missed or outcome.never_recovered or outcome.not_quiet)
 
     def as_json(self) -> str:
-        compared = asdict(self.comparison)
-        for name in self.comparison.broken.values():
-            del name[_MOST_SHOWN:]
         document: dict[str, Any] = {
             "seed": self.seed,
             "holds": self.holds,
             "seconds": round(self.seconds, 1),
             "kills": sum(self.outcome.kills.values()),
             "outcome": asdict(self.outcome),
-            "comparison": {
-                **compared,
-                **{name: len(differences) for name, differences in self.comparison.broken.items()},
-                "first": {name: found[:_MOST_SHOWN] for name, found in self.comparison.broken.items()},
+            "comparisons": {
+                phase: {
+                    **asdict(found),
+                    **{name: len(differences) for name, differences in found.broken.items()},
+                    "first": {name: some[:_MOST_SHOWN] for name, some in found.broken.items()},
+                }
+                for phase, found in self.comparisons.items()
             },
             "left_out": list(self.left_out),
             "schedule": [str(event) for event in self.events],
@@ -61,9 +63,12 @@ class Report:
             console.print(f"left out: {line}", style="yellow")
         for line in (*self.outcome.not_quiet, *self.outcome.never_recovered):
             console.print(f"not back: {line}", style="red", markup=False)
-        for promise, differences in self.comparison.broken.items():
-            for line in differences[:_MOST_SHOWN]:
-                console.print(f"{promise}: {line}", style="red", markup=False)
+        for line in self.outcome.missed:
+            console.print(f"missed: {line}", style="red", markup=False)
+        for phase, found in self.comparisons.items():
+            for promise, differences in found.broken.items():
+                for line in differences[:_MOST_SHOWN]:
+                    console.print(f"{promise} after {phase}: {line}", style="red", markup=False)
         verdict = "kept" if self.holds else "BROKEN"
         console.print(f"seed {self.seed}: the promise was {verdict}", style="green" if self.holds else "red")
 
@@ -82,25 +87,11 @@ class Report:
         console.print(table)
 
     def _print_counts(self, console: Console) -> None:
-        outcome, found = self.outcome, self.comparison
+        outcome = self.outcome
         table = Table("what", "count")
         for name, count in outcome.faults.items():
             table.add_row(f"fault: {name}", str(count))
-        for label, value in (
-            ("kills", sum(outcome.kills.values())),
-            ("chains", found.chains),
-            ("batches stored", found.batches_stored),
-            ("load records sealed", found.records_sealed),
-            ("load records in doubt (killed or refused while being sealed)", found.records_in_doubt),
-            ("load records stored", found.records_stored),
-            ("records missing, and declared or counted as cut off", found.records_declared_lost),
-            ("batches declared lost", found.batches_declared_lost),
-            ("records cut off a spool", sum(outcome.cut_off.values())),
-            ("in quarantine", found.quarantined),
-            ("gaps", found.gaps),
-            *((name, len(differences)) for name, differences in found.broken.items()),
-        ):
-            table.add_row(label, f"{value:,}")
+        table.add_row("kills", str(sum(outcome.kills.values())))
         for label, seconds in (
             ("fleet: all heard of after its start", outcome.fleet_start_seconds),
             ("fleet: all heard of again after its service was killed", outcome.fleet_reconnect_seconds),
@@ -108,3 +99,24 @@ class Report:
             if seconds is not None:
                 table.add_row(label, f"{seconds:.1f} s")
         console.print(table)
+        compared = Table("compared", *(f"after {phase}" for phase in self.comparisons))
+        counts = [_counts(found) for found in self.comparisons.values()]
+        for label in counts[0] if counts else ():
+            compared.add_row(label, *(f"{one[label]:,}" for one in counts))
+        console.print(compared)
+
+
+def _counts(found: Comparison) -> dict[str, int]:
+    return {
+        "chains": found.chains,
+        "batches stored": found.batches_stored,
+        "load records sealed": found.records_sealed,
+        "load records in doubt (killed or refused while being sealed)": found.records_in_doubt,
+        "load records stored": found.records_stored,
+        "records missing, and declared": found.records_declared_lost,
+        "records missing where damage shows": found.records_excused,
+        "batches declared lost": found.batches_declared_lost,
+        "in quarantine": found.quarantined,
+        "gaps": found.gaps,
+        **{name: len(differences) for name, differences in found.broken.items()},
+    }

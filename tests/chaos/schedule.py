@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
+from telltale.cli.processes import processes
+
 _T = TypeVar("_T")
 
 
@@ -24,21 +26,15 @@ class Fault(StrEnum):
 
 
 # Members of the mesh by name, and the module that each runs.
-MEMBERS = {
-    "authorities": "certs",
-    "platform": "services.platform",
-    "gateway": "gateway",
-    "servers": "services.servers",
-    "writer": "services.writer",
-    "analysis": "services.analysis",
-    "agent": "agent",
-}
+MEMBERS = {"authorities": "certs", **{process.name: process.module for process in processes("")}}
 EVERYTHING = "everything"
 # The first load source, where a fault is of its own disk.
 LOAD = "load"
 _CONSUMERS = ("gateway", "writer", "analysis")
 _DISKS = ("servers", "writer", LOAD)
 _DAMAGED = ("servers", LOAD)
+# Of so many kills one damaged file, each kind of damage once to each file at the least.
+_DAMAGE_EVERY = 8
 # Seconds between two kills: some fall into the start of what was killed before, some into steady running.
 _PAUSE = (0.4, 3.0)
 # A stall, a cut or a slow link lasts so long; a full disk until everybody has noticed.
@@ -92,11 +88,25 @@ def schedule(seed: int, kills: int, sources: Sequence[str], parts: Parts) -> tup
         if number % 2 == 0:
             fault, target = next(others)
             lasts = draw.uniform(*(_FULL if fault is Fault.FULL else _LASTS))
-            if fault in (Fault.FLIP, Fault.TRUNCATE):
-                lasts = 0.0
             # Beside the kills, so that the two meet in every way.
             events.append(Event(at + draw.uniform(0.0, 2.0), fault, target, lasts, draw.getrandbits(32)))
     return tuple(sorted(events, key=lambda event: event.at))
+
+
+def damages(seed: int, kills: int, parts: Parts) -> tuple[Event, ...]:
+    """The second phase, in order of time: damaged files alone, since they excuse what no other fault does."""
+    if not parts.damage:
+        return ()
+    draw = random.Random(f"damage {seed}")
+    all_of_them = [(fault, target) for fault in (Fault.FLIP, Fault.TRUNCATE) for target in _DAMAGED]
+    cards = _decks(draw, all_of_them)
+    events: list[Event] = []
+    at = 0.0
+    for _ in range(max(len(all_of_them), kills // _DAMAGE_EVERY)):
+        at += draw.uniform(*_PAUSE) * parts.pace
+        fault, target = next(cards)
+        events.append(Event(at, fault, target, choice=draw.getrandbits(32)))
+    return tuple(events)
 
 
 def _others(parts: Parts) -> tuple[tuple[Fault, str], ...]:
@@ -106,8 +116,6 @@ def _others(parts: Parts) -> tuple[tuple[Fault, str], ...]:
         found.append((Fault.HALF_OPEN, "link"))
     if parts.full_disk:
         found += [(Fault.FULL, disk) for disk in _DISKS]
-    if parts.damage:
-        found += [(fault, target) for fault in (Fault.FLIP, Fault.TRUNCATE) for target in _DAMAGED]
     return tuple(found)
 
 

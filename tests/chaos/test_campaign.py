@@ -27,7 +27,7 @@ def test_whatever_is_killed_or_cut_off_under_load_no_acked_record_is_lost_double
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(result.read_text())
-    compared, outcome = found["comparison"], found["outcome"]
+    compared, outcome = found["comparisons"]["faults"], found["outcome"]
     assert found["holds"] and not any(compared["first"].values())
     # The servers' service is killed once more, under the fleet.
     assert outcome["kills"] == {**dict.fromkeys((*MEMBERS, "load-1", "load-2"), 1), "servers": 2}

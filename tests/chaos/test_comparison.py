@@ -165,20 +165,96 @@ def test_a_declared_loss_is_counted_and_breaks_no_promise(stored: Stored) -> Non
     assert (found.records_declared_lost, found.batches_declared_lost) == (RECORDS, 1)
 
 
-def test_what_damage_took_counts_as_lost_unless_it_shows(stored: Stored) -> None:
-    stored.plant(
-        "telltale.db",
-        f"DELETE FROM {LOAD.table} WHERE _sequence = 3",
-        "DELETE FROM batches WHERE sequence = 3",
+def _gone(*sequences: int, log: bool = True) -> dict[str, list[str]]:
+    """What a batch that damage took is missing from, by file."""
+    gone = f"IN ({', '.join(map(str, sequences))})"
+    found = {
+        "telltale.db": [
+            f"DELETE FROM {LOAD.table} WHERE _sequence {gone}",
+            f"DELETE FROM batches WHERE sequence {gone}",
+        ]
+    }
+    return found | ({"log.db": [f"DELETE FROM batches WHERE sequence {gone}"]} if log else {})
+
+
+def _hole(first: int, last: int, reason: str = "GAP") -> str:
+    return (
+        f"INSERT INTO holes SELECT product, source, epoch, {first}, {last}, NULL, '{reason}', 6, sealed_time"
+        " FROM batches WHERE sequence = 1"
     )
-    stored.plant("log.db", "DELETE FROM batches WHERE sequence = 3")
+
+
+def _gap(after: int, resumed: int | None, reason: str = "DAMAGED") -> str:
+    """Of the fixture's log, where a batch's offset is its sequence; None: another log came after it."""
+    log, offset = ("log", str(resumed)) if resumed else ("'another'", "1")
+    return (
+        f"INSERT INTO gaps SELECT product, log, {after}, '{reason}', {log}, {offset}, received_time"
+        " FROM batches WHERE sequence = 1"
+    )
+
+
+def test_what_damage_took_counts_as_lost_unless_it_shows(stored: Stored) -> None:
+    for file, statements in _gone(3).items():
+        stored.plant(file, *statements)
     found = stored.compare(damaged=True)
     assert found.lost and found.undeclared
-    stored.plant(
-        "telltale.db",
-        "INSERT INTO holes SELECT product, source, epoch, 3, 3, NULL, 'GAP', 4, sealed_time"
-        " FROM batches WHERE sequence = 4",
+    stored.plant("telltale.db", _gap(2, 4), _hole(3, 3))
+    found = stored.compare(damaged=True)
+    assert found.holds, found.broken
+    assert (found.records_excused, found.records_declared_lost) == (RECORDS, 0)
+    assert not stored.compare().holds
+
+
+@pytest.mark.parametrize(
+    ("gone", "shown"),
+    [
+        # Beside the gap, and more than its offsets.
+        ((3,), [_gap(4, 6), _hole(3, 3)]),
+        ((3, 4), [_gap(2, 4), _hole(3, 4)]),
+        ((3, 5), [_gap(2, 4), _hole(3, 3)]),
+        # Beside the hole, and one that nobody declared.
+        ((3,), [_gap(2, 4), _hole(5, 5)]),
+        ((3,), [_gap(2, 4), _hole(3, 3, "UNDECLARED")]),
+        # The end of a chain, in no gap.
+        ((5, 6), [_gap(2, 4)]),
+    ],
+)
+def test_what_is_missing_beyond_what_damage_shows_is_found(
+    stored: Stored, gone: tuple[int, ...], shown: list[str]
+) -> None:
+    for file, statements in _gone(*gone).items():
+        stored.plant(file, *statements)
+    stored.plant("telltale.db", *shown)
+    found = stored.compare(damaged=True)
+    assert found.lost or found.undeclared
+
+
+def test_a_batch_that_was_acked_is_lost_though_a_gap_lies_elsewhere_in_its_log(stored: Stored) -> None:
+    for file, statements in _gone(5, log=False).items():
+        stored.plant(file, *statements)
+    stored.plant("telltale.db", _gap(2, 4), _hole(5, 5, "SHED"))
+    assert any("was acked and is not stored" in line for line in stored.compare(damaged=True).lost)
+
+
+def test_records_beyond_what_a_damaged_spool_declared_are_lost(stored: Stored) -> None:
+    for file, statements in _gone(5, 6).items():
+        stored.plant(file, *statements)
+    stored.plant("spool.db", "UPDATE chains SET sequence = 4")
+    declared = (
+        "INSERT INTO losses SELECT product, source, epoch, 4, 0, {}, 'FAILURE', '', received_time"
+        " FROM batches WHERE sequence = 4"
     )
+    stored.plant("telltale.db", declared.format(2 * RECORDS - 1))
+    assert stored.compare(damaged=True).lost
+    stored.plant("telltale.db", f"UPDATE losses SET records = {2 * RECORDS}")
+    assert stored.compare(damaged=True).holds and stored.compare().holds
+
+
+def test_the_end_of_a_chain_in_the_gap_of_a_log_that_was_replaced_is_no_loss(stored: Stored) -> None:
+    for file, statements in _gone(5, 6).items():
+        stored.plant(file, *statements)
+    assert any("nowhere" in line for line in stored.compare(damaged=True).lost)
+    stored.plant("telltale.db", _gap(4, None, "LOG_REPLACED"))
     assert stored.compare(damaged=True).holds and not stored.compare().holds
 
 

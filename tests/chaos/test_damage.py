@@ -1,12 +1,15 @@
 """What is flipped or cut off is really so, and what a spool has lost by it is counted."""
 
+import shutil
 import sqlite3
+import tempfile
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.chaos.damage import flip, truncate, waiting
+from tests.chaos.damage import flip, truncate
 
 PRODUCT, BATCHES = "servers.cpu", 40
 
@@ -61,3 +64,17 @@ def test_there_is_nothing_to_flip_in_an_empty_spool(tmp_path: Path) -> None:
         db.execute("CREATE TABLE batches (batch)")
         db.commit()
     assert flip(path, 1) is None
+
+
+def waiting(spool: Path) -> Counter[str]:
+    """Records that wait in the spool of a dead process, by product; nothing is changed by looking. Blocks."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for path in (spool, Path(f"{spool}-wal")):
+            if path.exists():
+                shutil.copy(path, scratch)
+        try:
+            with closing(sqlite3.connect(Path(scratch) / spool.name)) as reading:
+                rows = reading.execute("SELECT product, sum(records) FROM batches GROUP BY 1").fetchall()
+        except sqlite3.DatabaseError:
+            return Counter()
+    return Counter(dict(rows))

@@ -2,7 +2,8 @@
 
 from collections import Counter
 
-from tests.chaos.schedule import EVERYTHING, MEMBERS, Event, Fault, Parts, schedule
+from telltale.cli.processes import processes
+from tests.chaos.schedule import EVERYTHING, MEMBERS, Event, Fault, Parts, damages, schedule
 
 LOADS = ("load-1", "load-2")
 
@@ -24,9 +25,23 @@ def test_every_process_is_killed_as_often_as_the_others_and_everything_at_once_t
 
 
 def test_a_full_campaign_has_every_fault_and_a_part_that_is_left_out_has_none() -> None:
-    assert {event.fault for event in of(5)} == set(Fault)
-    left = {event.fault for event in of(5, parts=Parts(half_open=False, full_disk=False, damage=False))}
-    assert set(Fault) - left == {Fault.HALF_OPEN, Fault.FULL, Fault.FLIP, Fault.TRUNCATE}
+    damaging = {Fault.FLIP, Fault.TRUNCATE}
+    assert {event.fault for event in of(5)} == set(Fault) - damaging
+    left = {event.fault for event in of(5, parts=Parts(half_open=False, full_disk=False))}
+    assert set(Fault) - damaging - left == {Fault.HALF_OPEN, Fault.FULL}
+
+
+def test_damage_is_a_phase_of_its_own_and_meets_each_file_in_each_way() -> None:
+    found = damages(5, 100, Parts())
+    assert {(event.fault, event.target) for event in found} == {
+        (fault, target) for fault in (Fault.FLIP, Fault.TRUNCATE) for target in ("servers", "load")
+    }
+    assert found == damages(5, 100, Parts()) and list(found) == sorted(found, key=lambda event: event.at)
+    assert not damages(5, 100, Parts(damage=False))
+
+
+def test_whatever_runs_on_one_machine_is_killed() -> None:
+    assert set(MEMBERS) == {"authorities", *(process.name for process in processes("host"))}
 
 
 def test_events_come_in_the_order_of_time_and_those_that_last_end() -> None:

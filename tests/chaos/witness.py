@@ -15,11 +15,12 @@ from tests.chaos.schedule import EVERYTHING
 _OWN = {
     "agent": ("servers.cpu", f"spiffe://{TRUST_DOMAIN}/agent/%"),
     "analysis": ("mesh.processes", "spiffe://analysis.%/service"),
+    "network": ("mesh.processes", "spiffe://network.%/service"),
     "platform": ("mesh.processes", "%"),
     "authorities": ("mesh.processes", "%/authority"),
 }
 # They are not on the way of the records.
-BESIDE = frozenset({"analysis", "platform", "authorities"})
+BESIDE = frozenset({"analysis", "network", "platform", "authorities"})
 LOAD_SOURCES = f"spiffe://{TRUST_DOMAIN}/agent/load-%"
 
 
