@@ -43,7 +43,8 @@ class _Gap:
     @property
     def batches(self) -> int:
         """As many as it may hide."""
-        if self.resumed_log != self.log:
+        # A log that was cut a little keeps its name, and is told anew from its beginning.
+        if self.resumed_log != self.log or self.resumed <= self.after:
             return _UNKNOWN
         return max(0, self.resumed - self.after - 1)
 

@@ -250,11 +250,14 @@ def test_records_beyond_what_a_damaged_spool_declared_are_lost(stored: Stored) -
     assert stored.compare(damaged=True).holds and stored.compare().holds
 
 
-def test_the_end_of_a_chain_in_the_gap_of_a_log_that_was_replaced_is_no_loss(stored: Stored) -> None:
+@pytest.mark.parametrize("resumed", [None, 1])
+def test_the_end_of_a_chain_in_the_gap_of_a_log_that_was_replaced_or_cut_is_no_loss(
+    stored: Stored, resumed: int | None
+) -> None:
     for file, statements in _gone(5, 6).items():
         stored.plant(file, *statements)
     assert any("nowhere" in line for line in stored.compare(damaged=True).lost)
-    stored.plant("telltale.db", _gap(4, None, "LOG_REPLACED"))
+    stored.plant("telltale.db", _gap(4, resumed, "LOG_REPLACED"))
     assert stored.compare(damaged=True).holds and not stored.compare().holds
 
 
