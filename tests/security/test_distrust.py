@@ -14,9 +14,11 @@ import pytest
 
 from telltale.api.mesh.v1.ingest_pb2 import ChainsRequest, RefusalReason
 from telltale.api.mesh.v1.ingest_pb2_grpc import IngestStub
+from telltale.cli.processes import processes
 from telltale.identity.enrolment import JoinToken
 from telltale.identity.keys import new_key
 from telltale.identity.workload import Workload
+from telltale.naming import OPERATORS
 from tests.support.attacker import Attacker, bearer
 from tests.support.batches import DISK_USAGE, Chain, disk_usage
 from tests.support.running_mesh import PATIENCE_SECONDS, RunningMesh, eventually, up
@@ -70,7 +72,10 @@ async def test_a_stolen_key_is_worth_nothing_once_its_host_is_distrusted(tmp_pat
         assert [(one["spiffe_id"], one["until"], one["reason"]) for one in listed["entries"]] == [
             (host, None, "stolen laptop")
         ]
-        assert len(listed["lists"]) == 4
+        domains = {process.domain for process in processes("host")} | {OPERATORS}
+        assert {one["trust_domain"] for one in listed["lists"]} == {
+            f"{domain}.telltale.internal" for domain in domains
+        }
         eventually(lambda: finding(mesh, "OPEN"), "the finding", mesh)
 
         # The service starts again, and still knows.
