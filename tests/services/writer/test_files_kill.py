@@ -178,7 +178,7 @@ def test_kill_nine_before_every_single_step_loses_and_doubles_nothing(
 
 
 @pytest.mark.timeout(240)
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     acts=st.lists(
         st.tuples(st.sampled_from(["commit", "merge", "sweep", "start"]), st.none() | st.integers(0, 12)),
