@@ -3,15 +3,13 @@
 import json
 import sqlite3
 from dataclasses import dataclass
-from datetime import timedelta
 from enum import Enum
 
 from google.protobuf.message import DecodeError
 
 from telltale.api.mesh.v1.batch_pb2 import Header, SealedBatch
 from telltale.api.mesh.v1.ingest_pb2 import ChainHead
-from telltale.seal.chain import Head, Link, Range, covers, follow
-from telltale.seal.verify import MAX_FUTURE
+from telltale.seal.chain import Head, Link, Range, covers, follow, is_ahead
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS chains (
@@ -22,8 +20,6 @@ SCHEMA = (
 )
 # Ranges of a chain that never arrived; of more, the oldest become one.
 _MAX_MISSING = 256
-# How far ahead of the receiver's clock a chain may begin: as far as a batch may be sealed.
-_MAX_AHEAD_MS = MAX_FUTURE // timedelta(milliseconds=1)
 
 
 class Place(Enum):
@@ -83,7 +79,7 @@ def _begins_ahead(header: Header, head: Head | None, now_ms: int) -> bool:
     Right above the known epoch a chain may always begin: one that was raised leaves nobody behind.
     """
     known = head.epoch if head is not None else 0
-    return header.epoch > known + 1 and header.epoch > now_ms + _MAX_AHEAD_MS
+    return header.epoch > known + 1 and is_ahead(header.epoch, now_ms)
 
 
 def _goes_on(db: sqlite3.Connection, header: Header, head: Head) -> bool:

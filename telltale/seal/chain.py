@@ -2,11 +2,15 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import Enum
 
 from telltale.api.mesh.v1.batch_pb2 import Header
+from telltale.seal.verify import MAX_FUTURE
 
 Range = tuple[int, int]
+# How far ahead of a clock a chain may begin: as far as a batch may be sealed.
+_MAX_AHEAD_MS = MAX_FUTURE // timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True)
@@ -91,3 +95,8 @@ def without(ranges: Iterable[Range], holes: Iterable[Range]) -> tuple[Range, ...
 
 def covers(ranges: Iterable[Range], sequence: int) -> bool:
     return any(first <= sequence <= last for first, last in ranges)
+
+
+def is_ahead(epoch: int, now_ms: int) -> bool:
+    """Whether a chain began so far ahead of a clock that a domain with the same clock refuses it."""
+    return epoch > now_ms + _MAX_AHEAD_MS

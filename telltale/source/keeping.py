@@ -6,23 +6,19 @@ Each function is a part of one transaction.
 import contextlib
 import sqlite3
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
 
 import structlog
 from google.protobuf.message import DecodeError
 
 from telltale.api.mesh.v1.batch_pb2 import Hole, HoleReason, Loss, LossReason, SealedBatch
 from telltale.api.mesh.v1.ingest_pb2 import ChainHead
-from telltale.seal.chain import Head, without
+from telltale.seal.chain import Head, is_ahead, without
 from telltale.seal.sealing import sha256
-from telltale.seal.verify import MAX_FUTURE
 from telltale.source import declarations, resealing, rows, waiting
 from telltale.source.drafts import Draft, Resealer, Sealer
 from telltale.sqlite import malformed
 
 log = structlog.get_logger(__name__)
-
-_MAX_AHEAD_MS = MAX_FUTURE // timedelta(milliseconds=1)
 
 
 class SpoolFull(Exception):
@@ -158,11 +154,6 @@ def renew(db: sqlite3.Connection, product: str, epoch: int, known_epoch: int, re
         give_up_damaged(db, rows.damaged(db, product))
         before = known_epoch if is_ahead(mine.epoch, epoch) else mine.epoch
         resealing.anew(db, product, max(epoch, before + 1), reseal)
-
-
-def is_ahead(epoch: int, now_ms: int) -> bool:
-    """Whether a chain began so far ahead of a clock that a domain with the same clock refuses it."""
-    return epoch > now_ms + _MAX_AHEAD_MS
 
 
 def _make_room(db: sqlite3.Connection, most_bytes: int, in_flight: int) -> int:

@@ -24,9 +24,9 @@ from telltale.errors import TelltaleError
 from telltale.identity.workload import Workload
 from telltale.naming import server_name
 from telltale.rpc.client import answered, backoff, call_metadata, stream_metadata
+from telltale.seal.chain import is_ahead
 from telltale.source.answers import IngestStub
 from telltale.source.drafts import Resealer
-from telltale.source.keeping import is_ahead
 from telltale.source.rows import Spooled
 from telltale.source.spool import Spool, reason_name
 from telltale.source.stream import PushStream
